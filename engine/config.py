@@ -1,0 +1,103 @@
+"""Every limit and default of the engine: its unit in its name, its reason beside it.
+
+One frozen :class:`Config` goes into :func:`engine.open_engine`; nothing else in the engine holds a number of its own
+that a user might want to change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.errors import InvalidRequest
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Limits and defaults. Raises InvalidRequest when a value cannot work."""
+
+    # Chunks: the unit of committing and verifying. Finer only pays with per-piece hashes of the server's own.
+    chunk_bytes: int = 1 * MIB
+    small_chunk_bytes: int = 256 * KIB
+    small_file_bytes: int = 64 * MIB
+    part_bytes_max: int = 16 * TIB  # a Content-Length beyond this is a lie, refused before anything is allocated (S27)
+
+    # The one bound on memory: chunk buffers of `chunk_bytes`, touched only when used.
+    buffer_count: int = 32
+    seal_threads: int = 2  # hashing runs at GiB/s a core; a second thread covers writes that block
+
+    # Commits. Uncommitted bytes never exceed the window, so a crash loses at most that (law 6).
+    commit_window_bytes: int = 64 * MIB
+    commit_interval_s: float = 0.5
+
+    # Spans: one Range request each. Small first (it is the probe), then a share of what is left.
+    first_span_bytes: int = 4 * MIB
+    span_bytes_min: int = 4 * MIB
+    span_bytes_max: int = 64 * MIB
+    parallel_bytes_min: int = 8 * MIB  # below this, a second connection costs more than it brings
+
+    # Connections.
+    connections_per_entry: int = 4  # safe with unknown CDNs
+    connections_per_entry_max: int = 16
+    connections_max: int = 32
+    entries_at_once: int = 5
+    idle_connections_per_host: int = 8
+    idle_connection_s: float = 30.0
+
+    # Times. No total timeout anywhere: a slow stream that makes progress is healthy.
+    connect_timeout_s: float = 10.0
+    tls_timeout_s: float = 10.0
+    first_byte_timeout_s: float = 30.0
+    idle_timeout_s: float = 30.0
+    close_timeout_s: float = 10.0  # for the last commit when the engine is closed
+
+    # HTTP heads (fault catalogue S16-S23).
+    status_line_bytes_max: int = 1 * KIB
+    head_bytes_max: int = 32 * KIB
+    head_fields_max: int = 100
+    head_feed_bytes: int = 16 * KIB
+    interim_responses_max: int = 8
+    trailer_bytes_max: int = 4 * KIB
+    redirects_max: int = 10
+    retry_after_s_max: float = 6 * 3600.0
+
+    # Space.
+    free_space_reserve_bytes: int = 64 * MIB  # kept free beside the file itself, for the store and everyone else
+
+    # Sockets: one wake-up per this many bytes once a connection is fast, and a bounded amount per turn of the loop.
+    receive_low_water_bytes: int = 256 * KIB
+    receive_turn_bytes: int = 2 * MIB
+
+    # Store.
+    map_bytes: int = 1 * GIB  # sparse; grows by doubling when full
+    attempts_kept: int = 20
+    progress_interval_s: float = 0.25
+    settle_interval_s: float = 30.0  # how soon the data of relaxed files is synced behind their back
+
+    # Retry: full jitter, doubling. The counter starts again with every committed chunk.
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_bytes", "small_chunk_bytes"):
+            size = getattr(self, name)
+            if size < KIB or size & (size - 1):
+                raise InvalidRequest(f"{name} must be a power of two of at least 1024, not {size}")
+        if self.small_chunk_bytes > self.chunk_bytes:
+            raise InvalidRequest("small_chunk_bytes must not exceed chunk_bytes")
+        if self.buffer_count < 2:
+            raise InvalidRequest("buffer_count must be at least 2: one to fill while one is sealed")
+        if self.commit_window_bytes < 2 * self.chunk_bytes:
+            raise InvalidRequest("commit_window_bytes must hold at least two chunks")
+        if not 1 <= self.connections_per_entry <= self.connections_per_entry_max:
+            raise InvalidRequest("connections_per_entry must be between 1 and connections_per_entry_max")
+        for name in self.__slots__:
+            if getattr(self, name) < 0:
+                raise InvalidRequest(f"{name} must not be negative")
+
+
+DEFAULT_CONFIG = Config()

@@ -1,0 +1,1 @@
+"""The life of all entries: manager, recovery, events."""

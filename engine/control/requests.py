@@ -1,0 +1,130 @@
+"""From a caller's request to an entry: checked before anything is done (fault catalogue H12, M17, M18, M22)."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Mapping
+
+from blake3 import blake3
+from msgspec.structs import replace
+
+from engine.config import Config
+from engine.errors import InvalidRequest
+from engine.model.records import DownloadEntry, DownloadRequest
+from engine.model.states import State
+from engine.net.fields import check_host_fields
+from engine.net.url import parse_url
+from engine.transfer.finish import HEX_DIGITS
+
+ID_BYTES_MAX = 512
+PATH_BYTES_MAX = 4000
+
+# Fields that carry credentials by their nature; others are secret when the caller says so.
+CREDENTIAL_FIELDS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"})
+
+
+def derive_id(request: DownloadRequest) -> str:
+    """The id of a request without one: the same scope, URL and explicit destination are the same entry."""
+    destination, is_folder = _destination(request.destination)
+    text = "\0".join((request.scope, request.url, destination, str(is_folder)))
+    return blake3(text.encode(errors="surrogatepass")).hexdigest(16)
+
+
+def split_fields(request: DownloadRequest) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """``(kept, secret)`` header fields: the first may be persisted, the second never are."""
+    kept = tuple(field for field in request.headers if field[0].lower() not in CREDENTIAL_FIELDS)
+    secret = tuple(field for field in request.headers if field[0].lower() in CREDENTIAL_FIELDS)
+    return kept, secret + request.secret_headers
+
+
+def entry_of(request: DownloadRequest, config: Config, now: float) -> DownloadEntry:
+    """A new PENDING entry. Raises InvalidRequest, saying which field is wrong."""
+    url = parse_url(request.url)
+    check_host_fields(request.headers + request.secret_headers)
+    if request.expected_length is not None and not 0 <= request.expected_length <= config.part_bytes_max:
+        raise InvalidRequest(f"expected_length must be 0 to {config.part_bytes_max}, not {request.expected_length}")
+    if request.connections is not None and not 1 <= request.connections <= config.connections_per_entry_max:
+        raise InvalidRequest(f"connections must be 1 to {config.connections_per_entry_max}, not {request.connections}")
+    if not request.durability.known:
+        raise InvalidRequest(f"durability must be strict or relaxed, not {request.durability.value}")
+    if not -(2**31) <= request.priority < 2**31:
+        raise InvalidRequest("priority must fit 32 bits")
+    kept, secret = split_fields(request)
+    destination, is_folder = _destination(request.destination)
+    return DownloadEntry(
+        id=_checked_id(request),
+        scope=request.scope,
+        product_id=request.product_id,
+        product_type=request.product_type,
+        title=request.title,
+        sources=(str(url),),
+        headers=kept,
+        secret_header_names=tuple(name.lower() for name, _ in secret),
+        destination=destination,
+        destination_is_folder=is_folder,
+        overwrite=request.overwrite,
+        expect=_expectations(request.expect),
+        expected_length=request.expected_length,
+        priority=request.priority,
+        durability=request.durability,
+        connections=request.connections,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def merge(entry: DownloadEntry, asked: DownloadEntry) -> DownloadEntry:
+    """What an entry becomes when the same id is asked for again; the caller then moves its state.
+
+    The newer request's URL, headers, expectations, priority, durability and connections count. Where the file goes
+    cannot change any more: raises InvalidRequest when it differs. A completed entry keeps everything.
+    """
+    if (asked.destination, asked.destination_is_folder) != (entry.destination, entry.destination_is_folder):
+        where = entry.destination or "the library"
+        raise InvalidRequest(f"entry {entry.id} goes to {where}; remove it first, or use another id")
+    if entry.state in {State.COMPLETED, State.IN_PROGRESS}:
+        return entry
+    return replace(
+        entry,
+        sources=asked.sources,
+        headers=asked.headers,
+        secret_header_names=asked.secret_header_names,
+        overwrite=asked.overwrite,
+        expect=asked.expect,
+        expected_length=asked.expected_length,
+        priority=asked.priority,
+        durability=asked.durability,
+        connections=asked.connections,
+        title=asked.title or entry.title,
+    )
+
+
+def _checked_id(request: DownloadRequest) -> str:
+    if request.id is None:
+        return derive_id(request)
+    size = len(request.id.encode(errors="surrogatepass"))
+    if not 1 <= size <= ID_BYTES_MAX or not request.id.isprintable():
+        raise InvalidRequest(f"an id is 1 to {ID_BYTES_MAX} bytes of printable text")
+    return request.id
+
+
+def _destination(path: str | None) -> tuple[str, bool]:
+    if path is None:
+        return "", True
+    if not path or "\0" in path or len(os.fsencode(path)) > PATH_BYTES_MAX:
+        raise InvalidRequest("the destination is not a path")
+    absolute = os.path.abspath(path)
+    return absolute, path.endswith("/") or os.path.isdir(absolute)
+
+
+def _expectations(expect: Mapping[str, str]) -> dict[str, str]:
+    checked = {}
+    for name, value in expect.items():
+        algorithm = name.lower()
+        if algorithm not in HEX_DIGITS:
+            raise InvalidRequest(f"unknown digest algorithm {name!r}: {', '.join(HEX_DIGITS)} are known")
+        if len(value) != HEX_DIGITS[algorithm] or not set(value) <= set(string.hexdigits):
+            raise InvalidRequest(f"a {algorithm} digest is {HEX_DIGITS[algorithm]} hex digits")
+        checked[algorithm] = value.lower()
+    return checked

@@ -1,0 +1,1 @@
+"""Every file system call of the engine, and the life of a part's file."""

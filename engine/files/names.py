@@ -1,0 +1,73 @@
+"""Names for files: from what servers say to what may stand on a disk (fault catalogue M1, M4, D21).
+
+Paths the caller names are the caller's; only names that come from a server or a URL are sanitised here.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+NAME_BYTES_MAX = 200  # of 255 on common file systems: room for a suffix that makes it unique
+DEFAULT_NAME = "download"
+
+# A desktop acts on some extensions when a file is opened. A server may only choose among those that are plain content;
+# any other keeps its name and gets HARMLESS_SUFFIX behind it. An allow-list, because yt-dlp's deny-list had to grow
+# with every release (CVE-2024-38519, CVE-2026-50023).
+HARMLESS_SUFFIX = ".download"
+HARMLESS_EXTENSIONS = frozenset(
+    (
+        "3gp aac ac3 aif aiff alac amr ape asf au avi caf dff dsf dts eac3 f4v flac flv h264 hevc ivf m2ts m4a m4b m4s m4v "
+        "mka mkv mov mp2 mp3 mp4 mpc mpeg mpg mts mxf oga ogg ogm ogv opus ra spx tak ts tta vob wav weba webm wma wmv wv "
+        "m3u m3u8 mpd pls xspf cue lrc srt vtt ass ssa sub sup ttml "
+        "avif bmp gif heic heif ico jpeg jpg jxl png svgz tif tiff webp "
+        "7z bin br bz2 cpio dat deb dmg epub gz img iso lz lz4 lzma pdf rar raw rpm tar tbz2 tgz txz txt whl xz zip zst "
+        "csv json log md parquet sha1 sha256 sha512 sig toml tsv xml yaml yml key lic"
+    ).split()
+)
+_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+
+
+def _keep(char: str) -> bool:
+    # Control, format (zero-width, right-to-left marks), surrogate, private and unassigned characters hide what a name is.
+    return char not in _FORBIDDEN and unicodedata.category(char)[0] != "C" and unicodedata.category(char) not in {"Zl", "Zp"}
+
+
+def _shorten(stem: str, extension: str) -> str:
+    room = NAME_BYTES_MAX - len(extension.encode())
+    return stem.encode()[:room].decode(errors="ignore").rstrip(" .") + extension
+
+
+def safe_name(offered: str) -> str:
+    """A file name that is safe in any folder, from one that a server offered; ``download`` when nothing is left.
+
+    Only what follows the last slash or backslash counts. The result is one component without control, format or
+    separator characters, does not begin with ``.`` or ``-``, is no device name, is at most 200 bytes of UTF-8, and has
+    an extension from the list of plain content or ends in ``.download``.
+    """
+    text = unicodedata.normalize("NFKC", offered).replace("\\", "/").rsplit("/", 1)[-1]
+    text = "".join(char for char in text if _keep(char)).strip(" .").lstrip("-~ .")
+    if not text:
+        return DEFAULT_NAME
+    stem, dot, extension = text.rpartition(".")
+    if not dot or not stem or len(extension) > 16:
+        stem, extension = text, ""
+    if stem.split(".")[0].lower() in _RESERVED:
+        stem = f"_{stem}"
+    suffix = f".{extension}" if extension else ""
+    if extension and extension.lower() not in HARMLESS_EXTENSIONS:
+        suffix += HARMLESS_SUFFIX
+    return _shorten(stem, suffix) or DEFAULT_NAME
+
+
+def with_tag(name: str, tag: str) -> str:
+    """``name`` made unique by ``tag`` before its extension: ``track.flac`` and ``1f2e`` give ``track-1f2e.flac``."""
+    stem, dot, extension = name.rpartition(".")
+    if not dot or not stem:
+        return _shorten(name, f"-{tag}")
+    return _shorten(stem, f"-{tag}.{extension}")
+
+
+def part_name(entry_tag: str, generation: int) -> str:
+    """The engine's own name of an unfinished file, hidden beside the final one so that publishing is one rename."""
+    return f".oe-{entry_tag}-{generation}.part"

@@ -1,0 +1,225 @@
+"""The file of a part while it is unfinished: created, preallocated, reopened after a restart, examined, published.
+
+All functions block and run in worker threads. The order of durable steps around them (fault catalogue section 3) is the
+caller's: it records every name before the file gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from engine.config import Config
+from engine.errors import NoSpace, PartLost, TargetExists, TargetGone, storage_error
+from engine.files.filesystem import FileSystem
+from engine.model.records import PartRecord
+
+# File systems without fallocate: the size is set and blocks come as they are written.
+_NO_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+# File systems without RENAME_NOREPLACE: a hard link is as exclusive.
+_NO_NOREPLACE = frozenset({errno.EINVAL, errno.ENOSYS})
+
+
+@dataclass(slots=True)
+class PartFile:
+    """Descriptors of an open part and of its folder; :meth:`close` gives both back."""
+
+    files: FileSystem
+    folder: str
+    name: str
+    folder_fd: int
+    fd: int
+    device: int
+    inode: int
+    size: int
+
+    def close(self) -> None:
+        """Close both descriptors; calling it again does nothing."""
+        for fd in (self.fd, self.folder_fd):
+            if fd >= 0:
+                self.files.close(fd)
+        self.fd = self.folder_fd = -1
+
+
+def _opened(files: FileSystem, folder: str, name: str, folder_fd: int, fd: int) -> PartFile:
+    info = files.stat_fd(fd)
+    if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+        raise PartLost(f"{name} in {folder} is not a plain file of the engine's own")
+    return PartFile(files, folder, name, folder_fd, fd, info.st_dev, info.st_ino, info.st_size)
+
+
+def check_free_space(files: FileSystem, folder_fd: int, length: int, config: Config) -> None:
+    """Raise NoSpace unless ``length`` bytes and the configured reserve fit on the folder's file system."""
+    free = files.free_bytes(folder_fd)
+    if length + config.free_space_reserve_bytes > free:
+        reserve = config.free_space_reserve_bytes
+        raise NoSpace(f"{length} bytes (and {reserve} kept in reserve) do not fit: {free} bytes are free")
+
+
+def prepare_folder(files: FileSystem, folder: str, *, create: bool, durable: bool) -> None:
+    """Make sure that the destination folder is there; new ones are made durable when asked."""
+    try:
+        if not create:
+            os.close(files.open_folder(folder))
+            return
+        for changed in files.make_folders(folder):
+            if durable:
+                fd = files.open_folder(changed)
+                try:
+                    files.sync(fd)
+                finally:
+                    files.close(fd)
+    except OSError as error:
+        raise storage_error(error, f"folder {folder}") from error
+
+
+def create_part(
+    files: FileSystem, folder: str, name: str, length: int | None, config: Config, *, durable: bool
+) -> PartFile:
+    """A new empty part, with its blocks reserved when ``length`` is known and its name durable when asked.
+
+    A leftover of the same name (recorded but never activated) is removed first. Raises NoSpace before any byte is
+    allocated, or another StorageError; then nothing is left behind.
+    """
+    try:
+        folder_fd = files.open_folder(folder)
+    except OSError as error:
+        raise storage_error(error, f"folder {folder}") from error
+    fd = -1
+    try:
+        check_free_space(files, folder_fd, length or 0, config)
+        files.unlink(folder_fd, name)
+        fd = files.create_exclusive(folder_fd, name)
+        if length:
+            _allocate(files, fd, length)
+        if durable:
+            files.sync(fd)
+            files.sync(folder_fd)
+        return _opened(files, folder, name, folder_fd, fd)
+    except BaseException as error:
+        if fd >= 0:
+            files.close(fd)
+            with contextlib.suppress(OSError):  # the first error is the one to tell; the name is on record for a later try
+                files.unlink(folder_fd, name)
+        files.close(folder_fd)
+        if isinstance(error, OSError):
+            raise storage_error(error, f"new file in {folder}") from error
+        raise
+
+
+def _allocate(files: FileSystem, fd: int, length: int) -> None:
+    try:
+        files.allocate(fd, length)
+    except OSError as error:
+        if error.errno not in _NO_ALLOCATE:
+            raise
+        files.truncate(fd, length)
+
+
+def open_part(files: FileSystem, folder: str, name: str) -> PartFile:
+    """Open an unfinished part again. Raises PartLost when it is gone or not a plain file."""
+    try:
+        folder_fd = files.open_folder(folder)
+    except OSError as error:
+        raise storage_error(error, f"folder {folder}") from error
+    fd = -1
+    try:
+        fd = files.open_existing(folder_fd, name, write=True)
+        return _opened(files, folder, name, folder_fd, fd)
+    except BaseException as error:
+        if fd >= 0:
+            files.close(fd)
+        files.close(folder_fd)
+        if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+            raise PartLost(f"{name} in {folder} is gone") from error
+        if isinstance(error, OSError):
+            raise storage_error(error, f"{name} in {folder}") from error
+        raise
+
+
+def restore_size(part: PartFile, length: int, config: Config) -> None:
+    """Reserve a part's blocks again after it was found shorter than ``length``."""
+    try:
+        check_free_space(part.files, part.folder_fd, length - part.size, config)
+        _allocate(part.files, part.fd, length)
+    except OSError as error:
+        raise storage_error(error, f"{part.name} in {part.folder}") from error
+    part.size = length
+
+
+def publish(part: PartFile, record: PartRecord, *, overwrite: bool, durable: bool) -> None:
+    """Give the part its final name, drop the unfinished files of older generations, and make both durable.
+
+    Safe to run again after a crash at any step: a final name that already is this very file counts as done. Raises
+    TargetExists when another file has the name and ``overwrite`` is not asked for; the entry's own older file (the inode
+    that the record names) is replaced unasked.
+    """
+    files, final_name, superseded = part.files, record.final_name, record.superseded
+    try:
+        there = files.stat_name(part.folder_fd, final_name)
+        if not _is_same_file(there, part):
+            own = there is not None and record.replaces != 0 and there.st_ino == record.replaces
+            _rename(part, final_name, overwrite=overwrite or own)
+        for name in superseded:
+            files.unlink(part.folder_fd, name)
+        if durable:
+            files.sync(part.folder_fd)
+    except FileExistsError as error:
+        raise TargetExists(f"{os.path.join(part.folder, final_name)} exists already") from error
+    except OSError as error:
+        raise storage_error(error, f"publishing {os.path.join(part.folder, final_name)}") from error
+    part.name = final_name
+
+
+def _is_same_file(info: os.stat_result | None, part: PartFile) -> bool:
+    return info is not None and (info.st_dev, info.st_ino) == (part.device, part.inode)
+
+
+def _rename(part: PartFile, final_name: str, *, overwrite: bool) -> None:
+    files = part.files
+    if overwrite:
+        there = files.stat_name(part.folder_fd, final_name)
+        if there is not None and stat.S_ISDIR(there.st_mode):
+            raise TargetExists(f"{os.path.join(part.folder, final_name)} is a folder")
+        files.rename_over(part.folder_fd, part.name, final_name)
+        return
+    try:
+        files.rename_noreplace(part.folder_fd, part.name, final_name)
+    except OSError as error:
+        if error.errno not in _NO_NOREPLACE:
+            raise
+        files.link(part.folder_fd, part.name, final_name)
+        files.unlink(part.folder_fd, part.name)
+
+
+def open_for_finishing(files: FileSystem, folder: str, part_name: str, final_name: str, inode: int) -> PartFile:
+    """Open a part whose publishing may have happened already: under its final name if that is this inode, else its own."""
+    try:
+        return open_part(files, folder, part_name)
+    except PartLost:
+        final = open_part(files, folder, final_name)
+        if final.inode != inode:
+            final.close()
+            raise
+        return final
+
+
+def remove_part(files: FileSystem, folder: str, names: tuple[str, ...]) -> None:
+    """Remove unfinished files; those already gone are fine, and so is a folder that is gone."""
+    try:
+        folder_fd = files.open_folder(folder)
+    except OSError as error:
+        typed = storage_error(error, f"folder {folder}")
+        if isinstance(typed, TargetGone):
+            return
+        raise typed from error
+    try:
+        for name in names:
+            files.unlink(folder_fd, name)
+    except OSError as error:
+        raise storage_error(error, f"removing parts in {folder}") from error
+    finally:
+        files.close(folder_fd)

@@ -1,0 +1,206 @@
+"""The durable records and the request they come from (DESIGN section 6). Frozen: change one with ``msgspec.structs.replace``.
+
+Times are seconds since the epoch (UTC), sizes bytes, digests lower-case hex. Fields are only ever added, each with a
+default, so that every older record still decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from engine.errors import EngineError, Fault, TransferError
+from engine.model.states import OpenEnum, Reason, State
+
+
+class Durability(OpenEnum):
+    """What a set bit survives: ``strict`` a power cut, ``relaxed`` a killed process (DESIGN law 1)."""
+
+    STRICT = "strict"
+    RELAXED = "relaxed"
+
+
+class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller wants offline.
+
+    ``id``: the caller's own key, at most 512 bytes of UTF-8; without one it is derived from scope, URL and the
+    destination given. ``destination``: where the file shall be; an existing folder or a path that ends in ``/`` means
+    "in this folder, under the server's name"; without one the file goes into the library's own folder.
+    ``headers`` are sent to the URL's own origin only. Those that carry credentials (see ``secret_headers``) are kept in
+    memory and never persisted. ``expect``: algorithm to hex digest (blake3, sha256, sha512, sha1, md5).
+    ``connections``: at most this many for this entry; None takes the configured default.
+    """
+
+    url: str
+    id: str | None = None
+    scope: str = ""
+    product_id: str = ""
+    product_type: str = ""
+    title: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    secret_headers: tuple[tuple[str, str], ...] = ()
+    destination: str | None = None
+    overwrite: bool = False
+    expect: Mapping[str, str] = msgspec.field(default_factory=dict)
+    expected_length: int | None = None
+    priority: int = 0
+    durability: Durability = Durability.STRICT
+    connections: int | None = None
+
+    def __repr__(self) -> str:
+        """Without headers and query strings: both may carry credentials."""
+        return f"DownloadRequest(url={self.url.split('?')[0]!r}, id={self.id!r})"
+
+
+class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as it is kept and shown."""
+
+    code: str
+    message: str
+    fault: str = Fault.ENGINE.value
+    advice: str = ""
+    retryable: bool = False
+    status: int | None = None
+    at: float = 0.0
+
+    @classmethod
+    def of(cls, error: EngineError, at: float) -> ErrorRecord:
+        """The record of ``error``, seen at time ``at``."""
+        status = error.status if isinstance(error, TransferError) else None
+        return cls(
+            code=error.code,
+            message=str(error),
+            fault=error.fault.value,
+            advice=error.advice,
+            retryable=error.retryable,
+            status=status,
+            at=at,
+        )
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One run at an entry: ``bytes_fetched`` came off the wire in it. ``error`` is None when it was not the error's end."""
+
+    number: int
+    started_at: float
+    ended_at: float = 0.0
+    bytes_fetched: int = 0
+    error: ErrorRecord | None = None
+
+
+class Representation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source says it has. ``etag`` is a strong one with its quotes, or empty; ``last_modified`` as it came."""
+
+    length: int | None = None
+    etag: str = ""
+    last_modified: str = ""
+    ranges: bool = False
+    content_type: str = ""
+    name: str = ""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a later answer can be told to be of the same bytes: strong ETag, or Last-Modified with a length."""
+        return bool(self.etag) or (bool(self.last_modified) and self.length is not None)
+
+
+class PartPhase(StrEnum):
+    """How far a part's file is, in the order of its life (fault catalogue section 3, steps 3-6)."""
+
+    ALLOC = "alloc"  # the name is recorded, the file may or may not exist
+    ACTIVE = "active"  # the file exists with this device and inode, bits may be set
+    FINALIZING = "finalizing"  # complete and checked; the final name may or may not be given
+    PUBLISHED = "published"  # under its final name, durably
+
+
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of an entry with its own chunks.
+
+    ``folder`` holds both the unfinished ``part_name`` and the ``final_name``. ``chunks_done`` and ``bytes_done`` count
+    what the bitmap claims. ``unsynced_boot``: the boot id under which bits were committed without a data sync; empty
+    when every set bit's bytes are known synced. ``digest``: the BLAKE3 hash, once it is known. ``superseded``: names of
+    unfinished files of older generations, kept until this one is complete (DESIGN law 3). ``replaces``: inode of the
+    entry's own published file of an older generation, the only file that publishing may replace unasked.
+    """
+
+    index: int = 0
+    generation: int = 1
+    phase: PartPhase = PartPhase.ALLOC
+    folder: str
+    part_name: str
+    final_name: str
+    length: int | None = None
+    chunk_bytes: int
+    chunks_done: int = 0
+    bytes_done: int = 0
+    device: int = 0
+    inode: int = 0
+    representation: Representation = Representation()
+    unsynced_boot: str = ""
+    digest: str = ""
+    superseded: tuple[str, ...] = ()
+    replaces: int = 0
+
+
+class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What playback needs of a completed entry."""
+
+    id: str
+    path: str
+    size: int
+    blake3: str
+    digests: dict[str, str] = msgspec.field(default_factory=dict)
+    media_type: str = ""
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    manifest_hash: str = ""
+    licence_ref: str = ""
+    revalidate_at: float | None = None
+    expires_at: float | None = None
+    verified_at: float = 0.0
+
+
+class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """The durable record of one thing to have offline.
+
+    ``destination`` is absolute; empty means the library's own folder. ``destination_is_folder`` asks for the server's
+    name inside it. ``secret_header_names`` tells which credentials the source needs; their values are never kept.
+    ``sequence`` is the order of adding. ``epoch`` grows when the entry starts anew: results of older epochs are dropped.
+    """
+
+    id: str
+    scope: str = ""
+    product_id: str = ""
+    product_type: str = ""
+    title: str = ""
+    sources: tuple[str, ...]
+    headers: tuple[tuple[str, str], ...] = ()
+    secret_header_names: tuple[str, ...] = ()
+    destination: str = ""
+    destination_is_folder: bool = True
+    overwrite: bool = False
+    expect: dict[str, str] = msgspec.field(default_factory=dict)
+    expected_length: int | None = None
+    priority: int = 0
+    durability: Durability = Durability.STRICT
+    connections: int | None = None
+    state: State = State.PENDING
+    state_reason: Reason = Reason.NONE
+    bytes_total: int | None = None
+    attempt_count: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    last_error: ErrorRecord | None = None
+    next_retry_at: float | None = None
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    paused_at: float | None = None
+    completed_at: float | None = None
+    epoch: int = 1
+    sequence: int = 0
+    group_id: str = ""
+
+    @property
+    def url(self) -> str:
+        """The first source."""
+        return self.sources[0]

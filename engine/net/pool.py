@@ -1,0 +1,129 @@
+"""Which connection carries the next exchange. One list of idle connections, one pure decision; all effects around it.
+
+A slot is a borrowed connection. Slots are a trio semaphore: FIFO, and no wake-up is lost to a cancellation. Idle
+connections hold no slot; the oldest makes room when the total would be exceeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+
+from engine.config import Config
+from engine.errors import EngineClosed
+from engine.net.connection import Connection
+from engine.net.dialer import Dialer
+from engine.net.url import Origin
+
+
+class PoolKey(NamedTuple):
+    """The full security context of a connection (S41): two exchanges share one only when all of it is equal."""
+
+    origin: Origin
+    tls: str
+
+
+class Pool:
+    """Connections by key, at most ``connections_max`` open at once."""
+
+    def __init__(self, config: Config, dialer: Dialer) -> None:
+        self._config = config
+        self._dialer = dialer
+        self._slots = trio.Semaphore(config.connections_max, max_value=config.connections_max)
+        self._idle: list[tuple[PoolKey, Connection]] = []  # the longest idle first
+        self._active: dict[Connection, PoolKey] = {}
+        self._connecting = 0
+        self._closed = False
+        self.opened = 0
+
+    def __repr__(self) -> str:
+        counts = f"active={len(self._active)} connecting={self._connecting} idle={len(self._idle)}"
+        return f"<Pool {counts} opened={self.opened}>"
+
+    async def acquire(self, origin: Origin, *, fresh: bool = False) -> Connection:
+        """An idle connection to ``origin``, or a new one (always with ``fresh``). Waits in line while all are borrowed.
+        Give it back with :meth:`release`. Raises EngineClosed and what the dialer raises."""
+        await self._slots.acquire()
+        try:
+            self._refuse_closed()
+            key = PoolKey(origin, self._dialer.label if origin.scheme == "https" else "")
+            connection = None if fresh else self._take_idle(key)
+            if connection is None:
+                connection = await self._open(origin)
+            self._active[connection] = key
+        except BaseException:
+            self._slots.release()
+            raise
+        return connection
+
+    def release(self, connection: Connection, reusable: bool) -> None:
+        """Take a borrowed connection back. One that is not ``reusable`` has been closed."""
+        key = self._active.pop(connection)
+        self._slots.release()
+        if not reusable:
+            return
+        self._idle.append((key, connection))
+        self._close(surplus_of([k for k, _ in self._idle], key, self._config.idle_connections_per_host))
+        if self._closed:
+            self._close(range(len(self._idle)))
+
+    async def aclose(self) -> None:
+        """Close every connection; who uses one gets EngineClosed."""
+        self._closed = True
+        self._close(range(len(self._idle)))
+        for connection in list(self._active):
+            connection.close()
+        await trio.lowlevel.checkpoint()
+
+    async def _open(self, origin: Origin) -> Connection:
+        room = self._config.connections_max - len(self._active) - self._connecting - 1
+        self._close(range(max(0, len(self._idle) - room)))
+        self._connecting += 1
+        try:
+            link = await self._dialer.connect(origin)
+        finally:
+            self._connecting -= 1
+        connection = Connection(link, self._config)
+        if self._closed:
+            connection.close()
+            self._refuse_closed()
+        self.opened += 1
+        return connection
+
+    def _take_idle(self, key: PoolKey) -> Connection | None:
+        """The most recently used usable one; what is expired or not silent is closed on the way."""
+        ages = [connection.idle_since for _, connection in self._idle]
+        self._close(expired(ages, trio.current_time(), self._config.idle_connection_s))
+        for index in candidates([k for k, _ in self._idle], key):
+            connection = self._idle[index][1]
+            if connection.usable():
+                del self._idle[index]
+                return connection
+            self._close([index])
+        return None
+
+    def _close(self, indexes: Sequence[int]) -> None:
+        for index in sorted(indexes, reverse=True):
+            self._idle.pop(index)[1].close()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise EngineClosed("the client was closed")
+
+
+def expired(idle_since: Sequence[float], now: float, limit_s: float) -> list[int]:
+    """Which idle connections are too old to be trusted."""
+    return [index for index, since in enumerate(idle_since) if now - since > limit_s]
+
+
+def candidates(keys: Sequence[PoolKey], key: PoolKey) -> list[int]:
+    """Which idle connections could carry an exchange of ``key``, the most recently used first."""
+    return [index for index in reversed(range(len(keys))) if keys[index] == key]
+
+
+def surplus_of(keys: Sequence[PoolKey], key: PoolKey, limit: int) -> list[int]:
+    """Which idle connections of ``key`` are beyond ``limit``, the longest idle first."""
+    mine = [index for index, other in enumerate(keys) if other == key]
+    return mine[: max(0, len(mine) - limit)]

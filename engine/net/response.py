@@ -1,0 +1,163 @@
+"""What an answer means, decided before any byte of it is written (the response rules of the download anchors)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+from engine.config import DEFAULT_CONFIG, MIB, Config
+from engine.errors import BadRange, Changed, Encoded, HttpStatus, ProtocolViolation
+from engine.model.records import Representation
+from engine.net.fields import (
+    disposition_filename,
+    parse_content_range,
+    parse_date,
+    parse_retry_after,
+    parse_unsatisfied_total,
+    strong_etag,
+)
+from engine.net.head import Framing, Head
+
+SKIP_BYTES_MAX = 1 * MIB  # a range that starts this much early is still cheaper to skip than to ask for again
+TEXT_CHARS_MAX = 255
+
+# A redirect target may have expired although the URL itself is fine: asking again from the start may help.
+_EXPIRED_STATUSES = frozenset({401, 403, 404, 410})
+
+
+class AnswerKind(Enum):
+    """What the body is."""
+
+    RANGE = "range"  # the bytes [start, end)
+    WHOLE = "whole"  # everything, from 0
+    UNSATISFIED = "unsatisfied"  # nothing: no byte of the range exists
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The body is the bytes ``[start, end)`` of ``total``; None where the server does not say. ``start`` may lie up to
+    1 MiB before what was asked: skip that much. ``representation`` has whatever identifies the bytes."""
+
+    kind: AnswerKind
+    start: int
+    end: int | None
+    total: int | None
+    representation: Representation
+
+
+def representation_of(head: Head) -> Representation:
+    """What ``head`` says of the bytes: only a strong ETag, only a stated length. The name is the raw one of its
+    Content-Disposition, fit for nothing until it is made safe."""
+    content_range = parse_content_range(head.get("content-range")) if head.status == 206 else None
+    length = content_range.total if content_range else None
+    if head.status == 200 and head.framing is Framing.LENGTH:
+        length = head.length
+    last_modified = head.get("last-modified")
+    accepts = head.get("accept-ranges").lower()
+    return Representation(
+        length=length,
+        etag=strong_etag(head.get("etag")),
+        last_modified=last_modified if parse_date(last_modified) is not None else "",
+        ranges=head.status == 206 or accepts == "bytes",
+        content_type=head.get("content-type")[:TEXT_CHARS_MAX],
+        name=disposition_filename(head.get("content-disposition")),
+    )
+
+
+def judge(
+    head: Head,
+    asked: tuple[int, int | None] | None,
+    known: Representation | None,
+    final_redirected: bool = False,
+    *,
+    config: Config = DEFAULT_CONFIG,
+    now: float | None = None,
+) -> Answer:
+    """What ``head`` answers to the range ``asked`` (``[start, end)``, None: everything) when the bytes so far are
+    ``known``; ``final_redirected``: it came from another URL than the source's own.
+
+    Raises, before anything is read: BadRange, Changed, Encoded, ProtocolViolation, HttpStatus (with Retry-After,
+    reckoned from the head's own Date or else ``now``)."""
+    if head.status in (200, 206):
+        _check_coding(head)
+        return _judge_range(head, asked, known) if head.status == 206 else _judge_whole(head, known)
+    if head.status == 416 and asked is not None:
+        total = parse_unsatisfied_total(head.get("content-range"))
+        _check_total(total, known)
+        return Answer(AnswerKind.UNSATISFIED, 0, 0, total, representation_of(head))
+    if head.status < 300 or head.status in (304, 305, 306):
+        raise ProtocolViolation(f"the answer {head.status} carries no media and was not asked for", status=head.status)
+    error = HttpStatus(
+        f"the server answered {head.status}",
+        status=head.status,
+        retry_after_s=_retry_after(head, config, now),
+    )
+    if final_redirected and known is not None and head.status in _EXPIRED_STATUSES:
+        error.retryable = True  # type: ignore[misc]  # per answer, as the status's own
+    raise error
+
+
+def _judge_whole(head: Head, known: Representation | None) -> Answer:
+    seen = representation_of(head)
+    _check_same(seen, known)
+    return Answer(AnswerKind.WHOLE, 0, seen.length, seen.length, seen)
+
+
+def _judge_range(head: Head, asked: tuple[int, int | None] | None, known: Representation | None) -> Answer:
+    if asked is None:
+        raise BadRange("the server sent a part although everything was asked for", status=206)
+    if head.get("content-type").lower().startswith("multipart/"):
+        raise BadRange("the server sent several ranges although one was asked for", status=206)
+    given = parse_content_range(head.get("content-range"))
+    if given is None:
+        raise BadRange("the server sent a part without saying which", status=206)
+    if head.length is not None and head.length != given.end - given.start:
+        raise BadRange(f"the part is said to be {given.end - given.start} bytes and {head.length} bytes", status=206)
+    seen = representation_of(head)
+    total = given.total if given.total is not None else known.length if known else None
+    if total is None:
+        raise BadRange("the server sent a part without saying of how much", status=206)
+    _check_same(seen, known)
+    start, end = asked
+    if given.end > total or (end is not None and given.end > end):
+        raise BadRange(f"bytes up to {given.end} came, up to {end or total} were asked for", status=206)
+    if not start - SKIP_BYTES_MAX <= given.start <= start < given.end:
+        raise BadRange(f"bytes from {given.start} came, from {start} were asked for", status=206)
+    return Answer(AnswerKind.RANGE, given.start, given.end, total, seen)
+
+
+def _check_coding(head: Head) -> None:
+    codings = [value for value in head.get_all("content-encoding") if value.lower() not in ("", "identity")]
+    if codings:
+        raise Encoded(
+            f"the body is compressed ({codings[0][:40]!r}) although identity was asked for", status=head.status
+        )
+
+
+def _check_same(seen: Representation, known: Representation | None) -> None:
+    """Two answers are of the same bytes unless something both state differs; old and new are never mixed (law 3)."""
+    if known is None:
+        return
+    _check_total(seen.length, known)
+    for what, old, new in (
+        ("ETag", known.etag, seen.etag),
+        ("Last-Modified", known.last_modified, seen.last_modified),
+    ):
+        if old and new and old != new:
+            raise Changed(f"the source changed: its {what} was {old}, now it is {new}")
+
+
+def _check_total(total: int | None, known: Representation | None) -> None:
+    if known is not None and None not in (total, known.length) and total != known.length:
+        raise Changed(f"the source changed: it was {known.length} bytes long, now it is {total}")
+
+
+def _retry_after(head: Head, config: Config, now: float | None) -> float | None:
+    text = head.get("retry-after")
+    if not text:
+        return None
+    seen_at = parse_date(head.get("date"))
+    if seen_at is None:
+        seen_at = time.time() if now is None else now
+    return parse_retry_after(text, now=seen_at, longest_s=config.retry_after_s_max)

@@ -1,0 +1,1 @@
+"""The durable state: LMDB, whole transactions only."""

@@ -1,0 +1,216 @@
+"""Entries and their two indexes: whole changes inside one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from engine.errors import EngineError, InvalidRequest, StaleEpoch, StoreCorrupt, UnknownEntry
+from engine.model.records import DownloadEntry, OfflineEntry
+from engine.model.states import NEW_EPOCH, Event, Reason, State, advance
+from engine.store.codec import BadRecord, Table, decode, encode, entry_key, number_key, number_of, state_key
+from engine.store.txn import Txn
+
+_NEXT_SEQUENCE: Final = b"next_sequence"
+# What only `transition` and `add` may set.
+_GUARDED: Final = frozenset({"id", "state", "epoch", "sequence", "created_at"})
+
+
+class EntryExists(EngineError, ValueError):
+    """An entry with this id is there already; nothing was changed. Asking again is merged before it comes here."""
+
+    code = "entry_exists"
+
+
+def find(txn: Txn, entry_id: str) -> DownloadEntry | None:
+    """The entry, or None. Raises BadRecord naming it."""
+    key = entry_key(entry_id)
+    try:
+        payload = txn.get(Table.ENTRIES, key)
+        if payload is None:
+            return None
+        entry = decode(payload, DownloadEntry)
+    except BadRecord as error:
+        txn.note(Table.ENTRIES, key, entry_id, str(error))
+        raise BadRecord(f"the record of '{entry_id}' is damaged: {error}") from error
+    if entry.id != entry_id:
+        raise StoreCorrupt(f"'{entry_id}' and '{entry.id}' have the same key")
+    return entry
+
+
+def require(txn: Txn, entry_id: str, epoch: int | None = None) -> DownloadEntry:
+    """The entry, at ``epoch`` when one is given. Raises UnknownEntry, StaleEpoch, BadRecord."""
+    entry = find(txn, entry_id)
+    if entry is None:
+        raise UnknownEntry(f"no entry has the id '{entry_id}'")
+    if epoch is not None and entry.epoch != epoch:
+        raise StaleEpoch(f"'{entry_id}' is at epoch {entry.epoch}, not {epoch}")
+    return entry
+
+
+def find_offline(txn: Txn, entry_id: str) -> OfflineEntry | None:
+    """What playback needs of the entry, or None. Raises BadRecord naming it."""
+    key = entry_key(entry_id)
+    try:
+        payload = txn.get(Table.OFFLINE, key)
+        return None if payload is None else decode(payload, OfflineEntry)
+    except BadRecord as error:
+        txn.note(Table.OFFLINE, key, entry_id, str(error))
+        raise BadRecord(f"the offline record of '{entry_id}' is damaged: {error}") from error
+
+
+def add(txn: Txn, entry: DownloadEntry) -> DownloadEntry:
+    """Store a new entry as the last in order. Raises EntryExists."""
+    key = entry_key(entry.id)
+    if txn.has(Table.ENTRIES, key):
+        raise EntryExists(f"there is an entry with the id '{entry.id}'")
+    placed = msgspec.structs.replace(entry, sequence=_take_sequence(txn))
+    txn.put(Table.ENTRIES, key, encode(placed))
+    txn.put(Table.BY_SEQUENCE, number_key(placed.sequence), key)
+    txn.put(Table.BY_STATE, _state_place(placed), key)
+    return placed
+
+
+def update(txn: Txn, entry_id: str, epoch: int, changes: Mapping[str, Any]) -> DownloadEntry:
+    """Change fields other than the state. Raises ValueError for a field that has its own way, or a wrong type."""
+    guarded = _GUARDED & changes.keys()
+    if guarded:
+        raise ValueError(f"update() does not change {', '.join(sorted(guarded))}")
+    entry = msgspec.structs.replace(require(txn, entry_id, epoch), **changes)
+    txn.put(Table.ENTRIES, entry_key(entry_id), encode(entry))
+    return entry
+
+
+def transition(
+    txn: Txn, entry_id: str, event: Event, *, epoch: int, now: float, reason: Reason, changes: Mapping[str, Any]
+) -> DownloadEntry:
+    """Move the entry along the table of transitions. Raises IllegalTransition, StaleEpoch, UnknownEntry, ValueError."""
+    guarded = (_GUARDED | {"state_reason"}) & changes.keys()
+    if guarded:
+        raise ValueError(f"transition() does not take {', '.join(sorted(guarded))}; the reason is 'reason'")
+    old = require(txn, entry_id, epoch)
+    target = advance(old.state, event)
+    moved: dict[str, Any] = {
+        "updated_at": now,
+        "paused_at": now if target is State.PAUSED else None,
+        "completed_at": now if target is State.COMPLETED else None,
+        **changes,
+        "state": target,
+        "state_reason": reason,
+        "epoch": old.epoch + 1 if event in NEW_EPOCH else old.epoch,
+    }
+    new = msgspec.structs.replace(old, **moved)
+    key = entry_key(entry_id)
+    txn.delete(Table.BY_STATE, _state_place(old))
+    txn.put(Table.BY_STATE, _state_place(new), key)
+    txn.put(Table.ENTRIES, key, encode(new))
+    return new
+
+
+def remove(txn: Txn, entry_id: str) -> None:
+    """Take the entry, its offline record and its places in the indexes away. A damaged record can be removed too."""
+    key = entry_key(entry_id)
+    if not txn.has(Table.ENTRIES, key):
+        raise UnknownEntry(f"no entry has the id '{entry_id}'")
+    try:
+        entry = require(txn, entry_id)
+    except BadRecord:  # noted by find(); its places are not known then, so they are looked for
+        for table in (Table.BY_SEQUENCE, Table.BY_STATE):
+            for place in [place for place, owner in txn.walk(table) if owner is not None and bytes(owner) == key]:
+                txn.delete(table, place)
+    else:
+        txn.delete(Table.BY_SEQUENCE, number_key(entry.sequence))
+        txn.delete(Table.BY_STATE, _state_place(entry))
+    txn.delete(Table.ENTRIES, key)
+    txn.delete(Table.OFFLINE, key)
+
+
+def put_offline(txn: Txn, offline: OfflineEntry) -> None:
+    """Store what playback needs, replacing what was there."""
+    txn.put(Table.OFFLINE, entry_key(offline.id), encode(offline))
+
+
+def page(txn: Txn, state: State | None, after: str | None, limit: int) -> list[DownloadEntry]:
+    """At most ``limit`` entries in order of adding, those after the id ``after``. Damaged ones are noted and left out.
+
+    Raises InvalidRequest for a limit below 1, UnknownEntry for an unknown ``after``.
+    """
+    if limit < 1:
+        raise InvalidRequest(f"limit must be at least 1, not {limit}")
+    first = 0 if after is None else require(txn, after).sequence + 1
+    found: list[DownloadEntry] = []
+    for entry in _from(txn, state, first):
+        found.append(entry)
+        if len(found) == limit:
+            break
+    return found
+
+
+def counts(txn: Txn) -> dict[State, int]:
+    """How many entries are in each state; states that only a newer version knows are counted under their name."""
+    totals = dict.fromkeys(State, 0)
+    for key in txn.keys(Table.BY_STATE):
+        state = State(key[:-8].rstrip(b"\0").decode())
+        totals[state] = totals.get(state, 0) + 1
+    return totals
+
+
+def rebuild_indexes(txn: Txn) -> int:
+    """Make both indexes anew from the entries, after damage to one; returns how many sound entries there are."""
+    txn.clear(Table.BY_SEQUENCE)
+    txn.clear(Table.BY_STATE)
+    sound = 0
+    for key, payload in txn.walk(Table.ENTRIES):
+        if payload is None:
+            continue
+        entry = decode(payload, DownloadEntry)
+        txn.put(Table.BY_SEQUENCE, number_key(entry.sequence), key)
+        txn.put(Table.BY_STATE, _state_place(entry), key)
+        sound += 1
+    return sound
+
+
+def _from(txn: Txn, state: State | None, first: int) -> Iterator[DownloadEntry]:
+    table = Table.BY_SEQUENCE if state is None else Table.BY_STATE
+    prefix = b"" if state is None else state_key(state.value)
+    for place, key in txn.walk(table, prefix, prefix + number_key(first)):
+        if key is None:
+            continue
+        owned = bytes(key)
+        entry = _at(txn, owned)
+        if entry is None:
+            continue
+        if entry.sequence == number_of(place) and (state is None or entry.state == state):
+            yield entry
+        else:
+            txn.note(table, place, entry.id, "an index names an entry that has another place")
+
+
+def _at(txn: Txn, key: bytes) -> DownloadEntry | None:
+    try:
+        payload = txn.get(Table.ENTRIES, key)
+        if payload is not None:
+            return decode(payload, DownloadEntry)
+        detail = "an index names an entry that is not there"
+    except BadRecord as error:
+        detail = str(error)
+    txn.note(Table.ENTRIES, key, "", detail)
+    return None
+
+
+def _state_place(entry: DownloadEntry) -> bytes:
+    return state_key(entry.state.value) + number_key(entry.sequence)
+
+
+def _take_sequence(txn: Txn) -> int:
+    """The next number; never one that was used before, so that paging stays right when the last entry is removed."""
+    try:
+        kept = txn.get(Table.META, _NEXT_SEQUENCE)
+        number = int.from_bytes(kept, "big") if kept is not None else 1
+    except BadRecord as error:
+        txn.note(Table.META, _NEXT_SEQUENCE, "", str(error))
+        number = 1 + max((number_of(key) for key in txn.keys(Table.BY_SEQUENCE)), default=0)
+    txn.put(Table.META, _NEXT_SEQUENCE, (number + 1).to_bytes(8, "big"))
+    return number

@@ -1,0 +1,230 @@
+"""The LMDB environment: opened with every switch spelled out, read and written by whole functions only.
+
+Readers may come from any thread, writers are let in one at a time. Growing the map or opening the environment anew
+takes away what transactions of this process stand on, so both wait until no transaction is open (``_Gate``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import lmdb
+
+from engine.errors import EngineClosed, ForkedProcess, NoSpace
+from engine.files.filesystem import FileSystem
+from engine.store.codec import Table
+from engine.store.damage import DamageLog
+from engine.store.opening import open_handles, open_raw
+from engine.store.translate import translate, translated
+from engine.store.txn import Handles, Txn
+
+Result = TypeVar("Result")
+
+MAP_BYTES_MAX: Final = 1 << 40
+_REPAIRABLE: Final = (lmdb.MapFullError, lmdb.MapResizedError, lmdb.PanicError, lmdb.ReadersFullError)
+_REPAIRS_MAX: Final = 64  # doubling from the smallest map to the largest takes fewer
+_CONFIRMED: Final = b"confirmed"
+
+
+class _Gate:
+    """Many may pass together, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._closed = True
+            while self._inside:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
+
+
+class Environment:
+    """One open store folder of one process. Methods raise EngineClosed after ``close``, ForkedProcess in a child."""
+
+    def __init__(self, path: str, map_bytes: int, files: FileSystem, *, readonly: bool) -> None:
+        """Open what is there; nothing is created. Raises StoreCorrupt, StoreBusy, StoreUnusable."""
+        self.path = path
+        self.damages = DamageLog()
+        self._files = files
+        self._map_bytes = map_bytes
+        self._readonly = readonly
+        self._pid = os.getpid()
+        self._gate = _Gate()
+        self._writing = threading.Lock()
+        self._opened = 0
+        self._raw: lmdb.Environment | None = None
+        self._handles: Handles = {}
+        self._open()
+
+    def read(self, work: Callable[[Txn], Result], *, buffers: bool = False) -> Result:
+        """Run ``work`` in one read transaction; with ``buffers`` its ``walk`` gives views into the map."""
+        return self._repeated(lambda: self._read_once(work, buffers), f"read the store {self.path}")
+
+    def write(self, work: Callable[[Txn], Result]) -> Result:
+        """Run ``work`` in one write transaction and commit it durably. ``work`` runs again when the map had to grow.
+
+        When ``work`` raises, nothing is changed. Raises NoSpace when the disk is full.
+        """
+        self._check()
+        with self._writing:
+            return self._repeated(lambda: self._write_once(work), f"write the store {self.path}")
+
+    @property
+    def map_bytes(self) -> int:
+        """The size of the memory map now."""
+        with self._gate.shared():
+            return int(self._environment().info()["map_size"])
+
+    def reader_check(self) -> int:
+        """Free the reader slots of dead processes (L2); returns how many there were."""
+        with self._gate.shared(), translated(f"check the readers of {self.path}"):
+            return self._environment().reader_check()
+
+    def close(self) -> None:
+        """Wait for running transactions and close; again: nothing. A forked child leaves all as it is."""
+        if os.getpid() != self._pid:
+            return
+        with self._writing, self._gate.alone():
+            self._shut()
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcess(f"the store {self.path} was opened by process {self._pid}, not by this child of it")
+
+    def _environment(self) -> lmdb.Environment:
+        if self._raw is None:
+            raise EngineClosed("the store is closed")
+        return self._raw
+
+    def _open(self) -> None:
+        with translated(f"open the store {self.path}"):
+            self._raw = open_raw(self.path, self._map_bytes, self._files, readonly=self._readonly)
+            try:
+                self._handles = open_handles(self._raw, create=False)
+            except BaseException:
+                self._shut()
+                raise
+        self._opened += 1
+
+    def _shut(self) -> None:
+        raw, self._raw = self._raw, None
+        self._handles = {}
+        if raw is not None:
+            raw.close()
+
+    def _repeated(self, attempt: Callable[[], Result], what: str) -> Result:
+        """Run ``attempt``; after an error that can be repaired here, repair and run it again. Panic: once (L8)."""
+        self._check()
+        reopened = False
+        for _ in range(_REPAIRS_MAX):
+            seen = self._opened
+            try:
+                return attempt()
+            except lmdb.MapFullError as error:
+                self._grow(error)
+            except lmdb.MapResizedError:
+                with self._gate.alone(), translated("adopt the grown map of the store"):
+                    self._environment().set_mapsize(0)
+            except lmdb.ReadersFullError as error:
+                if self.reader_check() == 0:
+                    raise translate(error, what) from error
+            except lmdb.PanicError as error:
+                if reopened:
+                    raise translate(error, what) from error
+                reopened = True
+                self._reopen(seen)
+            except (lmdb.Error, OSError) as error:
+                raise translate(error, what) from error
+        raise NoSpace(f"cannot {what}: its map is still full at {self.map_bytes} bytes")
+
+    def _read_once(self, work: Callable[[Txn], Result], buffers: bool) -> Result:
+        with self._gate.shared():
+            environment = self._environment()
+            if buffers:
+                with environment.begin(buffers=True) as views:
+                    return work(Txn(views, self._handles, self.damages))
+            with environment.begin() as raw:
+                return work(Txn(raw, self._handles, self.damages))
+
+    def _write_once(self, work: Callable[[Txn], Result]) -> Result:
+        seen = self._opened
+        with self._gate.shared():
+            raw = self._environment().begin(write=True)
+            try:
+                number = raw.id()
+                result = work(Txn(raw, self._handles, self.damages))
+            except BaseException:
+                raw.abort()
+                raise
+            try:
+                raw.commit()
+            except _REPAIRABLE:
+                raise
+            except lmdb.Error as failed:
+                error = failed
+            else:
+                return result
+        self._reopen(seen)
+        if self._landed(number):
+            return result
+        raise error
+
+    def _landed(self, number: int) -> bool:
+        """Whether the commit of transaction ``number`` took place although it reported an error (L9).
+
+        If it did, only the page cache may know of it: a further commit, which is synced, makes it durable or raises.
+        """
+        with self._gate.shared():
+            environment = self._environment()
+            if environment.info()["last_txnid"] < number:
+                return False
+            with environment.begin(write=True) as raw:
+                Txn(raw, self._handles, self.damages).put(Table.META, _CONFIRMED, number.to_bytes(8, "big"))
+        return True
+
+    def _grow(self, error: lmdb.MapFullError) -> None:
+        with self._gate.alone():
+            environment = self._environment()
+            size = int(environment.info()["map_size"])
+            if size * 2 > MAP_BYTES_MAX:
+                raise NoSpace(f"the store {self.path} has reached its largest size, {size} bytes") from error
+            with translated(f"grow the map of the store {self.path}"):
+                environment.set_mapsize(size * 2)
+            self._map_bytes = size * 2
+
+    def _reopen(self, seen: int) -> None:
+        """Close and open again, unless another thread did since ``seen``."""
+        with self._gate.alone():
+            self._environment()
+            if self._opened == seen:
+                self._shut()
+                self._open()

@@ -1,0 +1,1 @@
+"""The running work of one entry: plan, fetch, seal, commit, publish."""

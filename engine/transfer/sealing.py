@@ -1,0 +1,101 @@
+"""The way between the event loop and the native sealer: buffers out, chunks in, results back.
+
+One task watches the sealer's eventfd. Buffers come from one fixed pool; when none is free a fetcher waits, its socket
+fills up and TCP pushes back: that is the engine's memory bound (DESIGN section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from engine import native
+from engine.config import Config
+from engine.transfer.part_job import PartJob
+
+
+class SealerFace(Protocol):
+    """What the native sealer and its in-line twin have in common."""
+
+    def fileno(self) -> int: ...
+    def submit(
+        self,
+        ticket: int,
+        fd: int,
+        buffer: native.ChunkBuffer,
+        length: int,
+        offset: int,
+        leaf_counter: int,
+        root: bool,
+    ) -> None: ...
+    def drain(self) -> list[tuple[int, int, bytes, int]]: ...
+    def close(self) -> list[tuple[int, int, bytes, int]]: ...
+
+
+OnSealed = Callable[[PartJob, int, int, bytes | None], None]
+
+
+class Sealing:
+    """Owns the buffer pool and the sealer.
+
+    ``on_sealed(job, index, size, digest)`` is called for every chunk that comes back; ``digest`` is None when its bytes
+    could not be written (then the job has failed already).
+    """
+
+    def __init__(self, config: Config, on_sealed: OnSealed, sealer: SealerFace | None = None) -> None:
+        self._pool = native.BufferPool(config.buffer_count, config.chunk_bytes)
+        self._sealer = sealer or native.Sealer(config.seal_threads, config.buffer_count)
+        self._on_sealed = on_sealed
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._tickets: dict[int, tuple[PartJob, int, int, native.ChunkBuffer]] = {}
+        self._next_ticket = 0
+
+    @property
+    def buffers_free(self) -> int:
+        """Buffers that nobody holds."""
+        return self._pool.free
+
+    async def acquire(self) -> native.ChunkBuffer:
+        """A free buffer; waits in turn while all are out."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while (buffer := self._pool.acquire()) is None:
+            await self._waiting.park()
+        return buffer
+
+    def release(self, buffer: native.ChunkBuffer) -> None:
+        """Give back a buffer that was not submitted."""
+        buffer.release()
+        self._waiting.unpark()
+
+    def submit(self, job: PartJob, index: int, buffer: native.ChunkBuffer, size: int, *, sole: bool) -> None:
+        """Seal ``buffer[:size]`` as chunk ``index``; the buffer belongs to the sealer from here on.
+
+        ``sole``: the chunk is the whole file, so its root hash is wanted instead of a CV.
+        """
+        offset = index * job.grid.chunk_bytes
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        leaf_counter = offset // native.LEAF_BYTES
+        self._sealer.submit(ticket, job.file.fd, buffer, size, offset, leaf_counter, sole)
+        self._tickets[ticket] = (job, index, size, buffer)
+        job.seals += 1
+
+    async def run(self) -> None:
+        """Hand out results until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self._sealer.fileno())
+            self._dispatch(self._sealer.drain())
+
+    def close(self) -> None:
+        """Finish what is being sealed; nobody may submit any more."""
+        self._dispatch(self._sealer.close())
+
+    def _dispatch(self, results: list[tuple[int, int, bytes, int]]) -> None:
+        for ticket, error_number, digest, _ in results:
+            job, index, size, buffer = self._tickets.pop(ticket)
+            self.release(buffer)
+            on_disk = job.sealed(index, error_number)
+            self._on_sealed(job, index, size, digest if on_disk else None)
+            job.notify()

@@ -1,0 +1,49 @@
+"""What every transfer borrows from its engine: one frozen bundle, wired in ``engine/engine.py``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import trio
+
+from engine.config import Config
+from engine.files.filesystem import FileSystem
+from engine.model.events import EngineEvent
+from engine.net.client import Client
+from engine.store.state_store import StateStore
+from engine.transfer.committer import Committer
+from engine.transfer.sealing import Sealing
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """``now`` is wall time for records; all waiting uses trio's clock. ``library`` is the folder for files without a
+    destination of their own."""
+
+    config: Config
+    files: FileSystem
+    store: StateStore
+    client: Client
+    sealing: Sealing
+    committer: Committer
+    writer: trio.CapacityLimiter
+    workers: trio.CapacityLimiter
+    now: Callable[[], float]
+    rng: random.Random
+    emit: Callable[[EngineEvent], None]
+    boot_id: str
+    library: str
+
+    async def write(self, call: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        """Run one store transaction in a worker thread, one at a time; it is never left half-way by a cancellation."""
+        return await trio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.writer)
+
+    async def work(self, call: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        """Run blocking file work in a worker thread."""
+        return await trio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.workers)

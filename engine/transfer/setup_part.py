@@ -1,0 +1,210 @@
+"""How a part's file comes to be, and how far an unfinished one is believed after a restart.
+
+Every name is recorded before the file gets it (DESIGN law 4): commit ALLOC, create, commit ACTIVE with device and inode.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from blake3 import blake3
+from msgspec.structs import replace
+
+from engine import native
+from engine.errors import PartLost, StoreCorrupt, TargetExists
+from engine.files.filesystem import FileSystem
+from engine.files.names import part_name, safe_name, with_tag
+from engine.files.part_file import (
+    PartFile,
+    create_part,
+    open_for_finishing,
+    open_part,
+    prepare_folder,
+    restore_size,
+)
+from engine.model.bitmap import Bitmap
+from engine.model.chunks import CV_BYTES, CVS_PER_PAGE, ChunkGrid, chunk_bytes_for
+from engine.model.records import DownloadEntry, Durability, PartPhase, PartRecord, Representation
+from engine.net.url import Url
+from engine.store.state_store import StateStore
+from engine.transfer.part_job import PartJob
+from engine.transfer.services import Services
+
+
+def entry_tag(entry_id: str) -> str:
+    """Sixteen hex digits that stand for the entry in names on disk."""
+    return blake3(entry_id.encode()).hexdigest(8)
+
+
+def is_durable(entry: DownloadEntry) -> bool:
+    """Whether the entry's bytes are synced before they are believed."""
+    return entry.durability is not Durability.RELAXED
+
+
+async def check_target(services: Services, entry: DownloadEntry, previous: PartRecord | None) -> None:
+    """Raise TargetExists before any work when the caller's own path is taken and may not be replaced."""
+    if not entry.destination or entry.destination_is_folder or entry.overwrite:
+        return
+    folder, name = os.path.split(entry.destination)
+    if await services.work(_is_taken, services, folder, name, previous):
+        raise TargetExists(f"{entry.destination} exists already")
+
+
+def _is_taken(services: Services, folder: str, name: str, previous: PartRecord | None) -> bool:
+    """Whether another file than the entry's own published one has the name."""
+    there = services.files.stat_path(os.path.join(folder, name), follow=False)
+    return there is not None and not (_published(previous) and previous is not None and there.st_ino == previous.inode)
+
+
+def _published(previous: PartRecord | None) -> bool:
+    return previous is not None and previous.phase is PartPhase.PUBLISHED
+
+
+def place(
+    services: Services, entry: DownloadEntry, representation: Representation, url: Url, previous: PartRecord | None
+) -> tuple[str, str]:
+    """Folder and final name, from the caller's wish and the server's name. Raises TargetExists in a caller's folder."""
+    if entry.destination and not entry.destination_is_folder:
+        folder, name = os.path.split(entry.destination)
+        return folder, name
+    if previous is not None and _published(previous):
+        return previous.folder, previous.final_name
+    name = safe_name(representation.name or url.last_segment)
+    folder = entry.destination or services.library
+    if _is_taken(services, folder, name, previous):
+        if not entry.destination:
+            return folder, with_tag(name, entry_tag(entry.id))
+        if not entry.overwrite:
+            raise TargetExists(f"{os.path.join(folder, name)} exists already")
+    return folder, name
+
+
+async def allocate(
+    services: Services, entry: DownloadEntry, representation: Representation, url: Url, previous: PartRecord | None
+) -> PartJob:
+    """A new generation of the entry's part, empty and open, its blocks reserved."""
+    durable = is_durable(entry)
+    folder, final_name = await services.work(place, services, entry, representation, url, previous)
+    await services.work(prepare_folder, services.files, folder, create=True, durable=durable)
+    generation = previous.generation + 1 if previous is not None else 1
+    record = PartRecord(
+        generation=generation,
+        folder=folder,
+        part_name=part_name(entry_tag(entry.id), generation),
+        final_name=final_name,
+        length=representation.length,
+        chunk_bytes=chunk_bytes_for(representation.length, services.config),
+        representation=representation,
+        superseded=_superseded(previous, folder),
+        replaces=previous.inode if previous is not None and _published(previous) else 0,
+    )
+    await services.write(services.store.reset_part, entry.id, entry.epoch, record)
+    file = await services.work(
+        create_part, services.files, folder, record.part_name, record.length, services.config, durable=durable
+    )
+    try:
+        record = replace(record, phase=PartPhase.ACTIVE, device=file.device, inode=file.inode)
+        await services.write(services.store.put_part, entry.id, entry.epoch, record)
+    except BaseException:
+        file.close()
+        raise
+    return _job(entry, record, file, None)
+
+
+def _superseded(previous: PartRecord | None, folder: str) -> tuple[str, ...]:
+    if previous is None or previous.folder != folder:
+        return ()
+    names = previous.superseded
+    return names if previous.phase is PartPhase.PUBLISHED else (*names, previous.part_name)
+
+
+def _job(entry: DownloadEntry, record: PartRecord, file: PartFile, held: Bitmap | None) -> PartJob:
+    length = record.length
+    if length is None:
+        job = PartJob(entry.id, entry.epoch, record, file, ChunkGrid(0, record.chunk_bytes), Bitmap(0), durable=is_durable(entry))
+        job.unbounded = []
+        return job
+    grid = ChunkGrid(length, record.chunk_bytes)
+    return PartJob(entry.id, entry.epoch, record, file, grid, held or Bitmap(grid.count), durable=is_durable(entry))
+
+
+async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -> PartJob | None:
+    """The unfinished part of an earlier run as far as it can be believed; None when it has to begin anew.
+
+    A lost file loses its bits; one that is shorter than it was loses those beyond its end; one that was replaced is
+    hashed again, chunk by chunk, before it is believed (fault catalogue D13, C20, M27).
+    """
+    if record.length is None or record.phase in {PartPhase.ALLOC, PartPhase.PUBLISHED}:
+        return None
+    try:
+        if record.phase is PartPhase.FINALIZING:
+            file = await services.work(
+                open_for_finishing, services.files, record.folder, record.part_name, record.final_name, record.inode
+            )
+        else:
+            file = await services.work(open_part, services.files, record.folder, record.part_name)
+    except PartLost:
+        return None
+    try:
+        grid = ChunkGrid(record.length, record.chunk_bytes)
+        record = await _believe(services, entry, record, file, grid)
+        held = await services.work(services.store.bitmap, entry.id, record.index, grid.count)
+    except BaseException:
+        file.close()
+        raise
+    return _job(entry, record, file, held)
+
+
+async def _believe(
+    services: Services, entry: DownloadEntry, record: PartRecord, file: PartFile, grid: ChunkGrid
+) -> PartRecord:
+    store, where = services.store, (entry.id, entry.epoch, record.index)
+    if file.size < grid.length:
+        first = file.size // grid.chunk_bytes
+        record = await services.write(store.clear_chunks, *where, [(first, grid.count - first)])
+        await services.work(restore_size, file, grid.length, services.config)
+    if (file.device, file.inode) != (record.device, record.inode):
+        held = await services.work(store.bitmap, entry.id, record.index, grid.count)
+        bad = await services.work(bad_chunks, store, services.files, entry.id, record, file, grid, held)
+        record = await services.write(store.clear_chunks, *where, [(index, 1) for index in bad])
+        record = replace(record, device=file.device, inode=file.inode)
+        await services.write(store.put_part, entry.id, entry.epoch, record)
+    return record
+
+
+def bad_chunks(
+    store: StateStore,
+    files: FileSystem,
+    entry_id: str,
+    record: PartRecord,
+    file: PartFile,
+    grid: ChunkGrid,
+    held: Bitmap,
+    among: Iterable[int] | None = None,
+) -> list[int]:
+    """Held chunks (of those in ``among``) whose bytes on disk do not hash to what is recorded, or have no good record."""
+    wanted = set(among) if among is not None else None
+    bad = []
+    for first, count in held.runs():
+        for page in range(first, first + count, CVS_PER_PAGE):
+            end = min(page + CVS_PER_PAGE, first + count)
+            try:
+                cvs = store.cvs(entry_id, record.index, end - page, first=page)
+            except StoreCorrupt:
+                cvs = b""
+            for index in range(page, end):
+                if wanted is not None and index not in wanted:
+                    continue
+                at = (index - page) * CV_BYTES
+                data = files.read_at(file.fd, grid.size(index), grid.offset(index))
+                if not cvs or chunk_digest(data, grid, index) != cvs[at : at + CV_BYTES]:
+                    bad.append(index)
+    return bad
+
+
+def chunk_digest(data: bytes, grid: ChunkGrid, index: int) -> bytes:
+    """What the store keeps for a chunk with these bytes; empty when they are too few."""
+    if len(data) != grid.size(index):
+        return b""
+    return native.root_hash(data) if grid.sole else native.subtree_cv(data, grid.leaf_counter(index))
