@@ -39,7 +39,8 @@ class Download:
         self.id = entry_id
 
     async def wait(self) -> OfflineEntry:
-        """The finished file's record. Raises DownloadFailed when the entry ends otherwise, EngineClosed when the engine does."""
+        """The finished file's record. Raises DownloadFailed when the entry ends otherwise, EngineClosed when the engine
+        does."""
         return await self._engine.wait(self.id)
 
     def events(self) -> Subscription:
@@ -105,8 +106,11 @@ class Engine:
         self._check_open()
         return self._services.store.offline(entry_id)
 
-    async def list(self, *, state: State | None = None, after: str | None = None, limit: int = 100) -> list[DownloadEntry]:
-        """At most ``limit`` entries in order of adding, those behind the id ``after``. Raises UnknownEntry for that id."""
+    async def list(
+        self, *, state: State | None = None, after: str | None = None, limit: int = 100
+    ) -> list[DownloadEntry]:
+        """At most ``limit`` entries in order of adding, those behind the id ``after``. Raises UnknownEntry for that
+        id."""
         self._check_open()
         return self._services.store.list(state, after, limit)
 
@@ -151,23 +155,24 @@ async def open_engine(
     client: Client | None = None,
     seed: int | None = None,
 ) -> AsyncIterator[Engine]:
-    """An engine on the folder ``root`` (made when missing): an LMDB store and, for files without a destination, ``files/``.
+    """An engine on the folder ``root`` (made when missing): an LMDB store and, for files without a destination,
+    ``files/``.
 
     ``cafile``: trust these certificate authorities instead of the system's. ``resume``: take up every unfinished entry
     at once. ``files``, ``client`` and ``seed`` are seams for tests. Leaving the block parks what still runs; the next
     engine on the root takes it up. Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreUnusable, InvalidRequest.
     """
-    root = os.path.abspath(os.fspath(root))
+    path = _absolute(root)
     files = files or FileSystem()
     client = client or Client(config, cafile=cafile)
     writer = trio.CapacityLimiter(1)
-    store = await trio.to_thread.run_sync(lambda: StateStore.open(root, config, files, now=time.time()), limiter=writer)
+    store = await trio.to_thread.run_sync(lambda: StateStore.open(path, config, files, now=time.time()), limiter=writer)
     clean = False
     try:
         recovered = await trio.to_thread.run_sync(Recovery(store, files, time.time()).run, limiter=writer)
-        async with _running(root, config, files, client, store, writer, random.Random(seed), recovered) as engine:  # noqa: S311  # jitter
+        async with _running(path, config, files, client, store, writer, random.Random(seed), recovered) as engine:  # noqa: S311  # jitter
             if resume:
-                await engine._manager.resume_all()  # noqa: SLF001
+                await engine._manager.resume_all()
             yield engine
         clean = True
     finally:
@@ -186,7 +191,8 @@ async def _running(
     rng: random.Random,
     recovered: list[Recovered],
 ) -> AsyncIterator[Engine]:
-    """The engine's tasks. Outer nursery: sealing and commits; inner: entries, so that those end first and are committed."""
+    """The engine's tasks. Outer nursery: sealing and commits; inner: entries, so that those end first and are
+    committed."""
     hub = EventHub()
     boot_id = store.session.boot_id
     committer = Committer(config, store, files, writer, boot_id)
@@ -233,6 +239,10 @@ async def _running(
         hub.close()
         with trio.CancelScope(shield=True):
             await client.aclose()
+
+
+def _absolute(root: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.fspath(root))
 
 
 def _sole(error: BaseException) -> BaseException:

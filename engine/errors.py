@@ -122,11 +122,14 @@ class StoreCorrupt(StoreError):
     """The store's file is damaged; it was left untouched."""
 
     code = "store_corrupt"
-    advice = "Move the folder 'store' of the root aside; finished files are untouched and can be fetched or adopted again."
+    advice = (
+        "Move the folder 'store' of the root aside; finished files are untouched and can be fetched or adopted again."
+    )
 
 
 class StoreUnusable(StoreError):
-    """The root or store cannot be created, opened or written (permissions, read-only, full, unsupported file system)."""
+    """The root or store cannot be created, opened or written (permissions, read-only, full, unsupported file
+    system)."""
 
     code = "store_unusable"
     advice = "Check that the root exists, is on a local file system, is writable and has space."
@@ -215,7 +218,8 @@ class ProtocolViolation(ServerError):
 
 
 class HttpStatus(ServerError):
-    """A status that carries no media. ``code`` tells its class: auth, not_found, gone, rate_limited, http_4xx, http_5xx …"""
+    """A status that carries no media. ``code`` tells its class: auth, not_found, gone, rate_limited, http_4xx, http_5xx
+    …"""
 
     code = "http_status"
     advice = "The status says why the server refused."
@@ -335,7 +339,8 @@ class TooBig(StorageError):
 
 
 class DownloadFailed(EngineError):
-    """What ``wait()`` raises: the entry ended FAILED or CANCELLED. ``cause_code`` and ``status`` are the last error's."""
+    """What ``wait()`` raises: the entry ended FAILED or CANCELLED. ``cause_code`` and ``status`` are the last
+    error's."""
 
     code = "failed"
     fault = Fault.CALLER
@@ -349,7 +354,14 @@ class DownloadFailed(EngineError):
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 
-_STATUS_CODES: dict[int, str] = {401: "auth", 403: "auth", 404: "not_found", 407: "proxy", 410: "gone", 429: "rate_limited"}
+_STATUS_CODES: dict[int, str] = {
+    401: "auth",
+    403: "auth",
+    404: "not_found",
+    407: "proxy",
+    410: "gone",
+    429: "rate_limited",
+}
 
 
 def status_code_name(status: int) -> str:

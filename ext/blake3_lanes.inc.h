@@ -62,19 +62,8 @@ typedef uint32_t NAME(unaligned) __attribute__((vector_size(LANES * 4), aligned(
 #define ROTATE_8(x) ROTATE(x, 8)
 #endif
 
-#define MIX(a, b, c, d, x, y) \
-    a += b + message[x];      \
-    d = ROTATE_16(d ^ a);     \
-    c += d;                   \
-    b ^= c;                   \
-    b = ROTATE(b, 12);        \
-    a += b + message[y];      \
-    d ^= a;                   \
-    d = ROTATE_8(d);          \
-    c += d;                   \
-    b ^= c;                   \
-    b = ROTATE(b, 7);
-#define ROUND(...) OE_ROUND(MIX, __VA_ARGS__)
+#define ROTATE_12(x) ROTATE(x, 12)
+#define ROTATE_7(x) ROTATE(x, 7)
 
 /* Transposes LANES rows of LANES words. Rows are taken by four: two levels of unpacking transpose each 4x4 quarter,
  * then log2(LANES / 4) levels of splitting even from odd quarters bring the quarters of one column together. */
@@ -163,7 +152,7 @@ TARGET static void NAME(hash)(const uint8_t *input, size_t blocks, uint64_t coun
         NAME(vec) v12 = counter_low, v13 = counter_high, v14 = zero + OE_BLOCK_BYTES, v15 = zero + flags;
 
         NAME(load)(input + block * OE_BLOCK_BYTES, blocks * OE_BLOCK_BYTES, message);
-        OE_SEVEN_ROUNDS(ROUND)
+        OE_SEVEN_ROUNDS
         cv[0] = v0 ^ v8, cv[1] = v1 ^ v9, cv[2] = v2 ^ v10, cv[3] = v3 ^ v11;
         cv[4] = v4 ^ v12, cv[5] = v5 ^ v13, cv[6] = v6 ^ v14, cv[7] = v7 ^ v15;
     }
@@ -187,8 +176,8 @@ TARGET static void NAME(hash)(const uint8_t *input, size_t blocks, uint64_t coun
 #undef ROTATE
 #undef ROTATE_16
 #undef ROTATE_8
-#undef MIX
-#undef ROUND
+#undef ROTATE_12
+#undef ROTATE_7
 #undef LANES
 #undef TARGET
 #undef NAME

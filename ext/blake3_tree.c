@@ -12,21 +12,11 @@
 enum { BATCH_NODES = 1024 };
 #define BATCH_BYTES ((size_t)BATCH_NODES * OE_LEAF_BYTES)
 
-static inline uint32_t rotate(uint32_t x, int n)
-{
-    return (x >> n) | (x << (32 - n));
-}
-
-#define MIX(a, b, c, d, x, y)   \
-    a += b + message[x];        \
-    d = rotate(d ^ a, 16);      \
-    c += d;                     \
-    b = rotate(b ^ c, 12);      \
-    a += b + message[y];        \
-    d = rotate(d ^ a, 8);       \
-    c += d;                     \
-    b = rotate(b ^ c, 7);
-#define ROUND(...) OE_ROUND(MIX, __VA_ARGS__)
+#define ROTATE(x, n) (((x) >> (n)) | ((x) << (32 - (n))))
+#define ROTATE_16(x) ROTATE(x, 16)
+#define ROTATE_12(x) ROTATE(x, 12)
+#define ROTATE_8(x) ROTATE(x, 8)
+#define ROTATE_7(x) ROTATE(x, 7)
 
 /* The first half of the compression function's output, in place of the input CV. Both systems that we build for are
  * little-endian, as BLAKE3 is, so words are copied as they lie. */
@@ -39,7 +29,7 @@ static void compress(uint32_t cv[8], const uint8_t block[OE_BLOCK_BYTES], uint32
     uint32_t v12 = (uint32_t)counter, v13 = (uint32_t)(counter >> 32), v14 = length, v15 = flags;
 
     memcpy(message, block, sizeof message);
-    OE_SEVEN_ROUNDS(ROUND)
+    OE_SEVEN_ROUNDS
     cv[0] = v0 ^ v8, cv[1] = v1 ^ v9, cv[2] = v2 ^ v10, cv[3] = v3 ^ v11;
     cv[4] = v4 ^ v12, cv[5] = v5 ^ v13, cv[6] = v6 ^ v14, cv[7] = v7 ^ v15;
 }
@@ -141,18 +131,24 @@ static void subtree(const uint8_t *data, size_t length, uint64_t counter, uint32
     parent(children, root, out);
 }
 
+static __attribute__((noinline)) void merge_batch(const uint8_t *cvs, size_t count, uint32_t root, uint8_t out[32])
+{
+    uint8_t nodes[BATCH_NODES * OE_DIGEST_BYTES];
+
+    memcpy(nodes, cvs, count * OE_DIGEST_BYTES);
+    if (count == 1)
+        memcpy(out, nodes, OE_DIGEST_BYTES);
+    else
+        reduce(nodes, count, root, out);
+}
+
 static void merge(const uint8_t *cvs, size_t count, uint32_t root, uint8_t out[32])
 {
-    uint8_t nodes[BATCH_NODES * OE_DIGEST_BYTES], children[64];
+    uint8_t children[64];
     size_t left;
 
-    if (count == 1) {
-        memcpy(out, cvs, OE_DIGEST_BYTES);
-        return;
-    }
     if (count <= BATCH_NODES) {
-        memcpy(nodes, cvs, count * OE_DIGEST_BYTES);
-        reduce(nodes, count, root, out);
+        merge_batch(cvs, count, root, out);
         return;
     }
     left = left_nodes(count);

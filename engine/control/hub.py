@@ -19,7 +19,8 @@ MAILBOX_EVENTS_MAX = 10_000
 
 
 class Subscription:
-    """One consumer's mailbox: an async iterator that ends when the engine is closed. Leave it with ``close`` or ``with``."""
+    """One consumer's mailbox: an async iterator that ends when the engine is closed. Leave it with ``close`` or
+    ``with``."""
 
     def __init__(self, hub: EventHub, entry_id: str | None) -> None:
         self._hub = hub

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 from msgspec.structs import replace
@@ -68,7 +69,8 @@ class Manager:
         return self._stats.get(entry_id, RunStats())
 
     async def ask(self, request: DownloadRequest) -> DownloadEntry:
-        """Add the entry, or take up the one with the same id; it runs from here on. Raises InvalidRequest, IntegrityError."""
+        """Add the entry, or take up the one with the same id; it runs from here on. Raises InvalidRequest,
+        IntegrityError."""
         self._check_open()
         asked = entry_of(request, self._services.config, self._services.now())
         _, secret = split_fields(request)
@@ -121,7 +123,9 @@ class Manager:
             if found[name] != expected:
                 raise IntegrityError(f"{offline.path} is complete, its {name} is {found[name]}, expected {expected}")
         if asked.expected_length not in {None, offline.size}:
-            raise IntegrityError(f"{offline.path} is complete, it has {offline.size} bytes, expected {asked.expected_length}")
+            raise IntegrityError(
+                f"{offline.path} is complete, it has {offline.size} bytes, expected {asked.expected_length}"
+            )
         return entry
 
     async def resume_all(self) -> None:
@@ -138,7 +142,8 @@ class Manager:
             after = page[-1].id
 
     async def wait(self, entry_id: str) -> DownloadEntry:
-        """The entry once it is COMPLETED, FAILED or CANCELLED and nothing runs for it. Raises UnknownEntry, EngineClosed."""
+        """The entry once it is COMPLETED, FAILED or CANCELLED and nothing runs for it. Raises UnknownEntry,
+        EngineClosed."""
         while True:
             entry = self._services.store.get(entry_id)
             if entry is None:
@@ -181,7 +186,8 @@ class Manager:
                 event.set()
 
     async def _attempt(self, entry: DownloadEntry, run: _Run) -> tuple[DownloadEntry, float | None]:
-        """One attempt, recorded from start to end; returns the delay before the next one, or None when it is settled."""
+        """One attempt, recorded from start to end; returns the delay before the next one, or None when it is
+        settled."""
         number = entry.attempt_count + 1
         entry = await self._move(entry, Event.START, attempt_count=number, next_retry_at=None)
         transfer = Transfer(self._services, entry, entry.headers + run.secret, fresh=run.fresh)
@@ -244,7 +250,7 @@ class Manager:
         reason: Reason = Reason.NONE,
         *,
         error: ErrorRecord | None = None,
-        **changes: object,
+        **changes: Any,
     ) -> DownloadEntry:
         moved = await self._services.write(
             self._services.store.transition,
@@ -270,5 +276,3 @@ class Manager:
                 error=error,
             )
         )
-
-

@@ -1,4 +1,5 @@
-"""What the start does before anything runs: believe what held, mend or drop what did not (fault catalogue section 3, step 8).
+"""What the start does before anything runs: believe what held, mend or drop what did not (fault catalogue section 3,
+step 8).
 
 Blocking; runs in a worker thread. Every step can be interrupted and run again.
 """
@@ -18,7 +19,7 @@ from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, OfflineEntry, PartPhase, PartRecord
 from engine.model.states import Event, Reason, State
 from engine.store.state_store import StateStore
-from engine.transfer.setup_part import bad_chunks, is_durable
+from engine.transfer.setup_part import bad_chunks
 
 
 class Recovery:
@@ -59,7 +60,8 @@ class Recovery:
         self._note(entry, "was running when the process ended; it continues where it was")
 
     def _finish(self, entry: DownloadEntry, record: PartRecord) -> bool:
-        """Publish a part that was complete and checked. False when that cannot be done now: then the entry runs again."""
+        """Publish a part that was complete and checked. False when that cannot be done now: then the entry runs
+        again."""
         try:
             file = open_for_finishing(self.files, record.folder, record.part_name, record.final_name, record.inode)
         except StorageError:
@@ -67,7 +69,7 @@ class Recovery:
         try:
             if (file.device, file.inode, file.size) != (record.device, record.inode, record.length):
                 return False
-            publish(file, record, overwrite=entry.overwrite, durable=is_durable(entry))
+            publish(file, record, overwrite=entry.overwrite)
         except StorageError:
             return False
         finally:
@@ -105,7 +107,8 @@ class Recovery:
                 self._recheck(entry_id, part_index, None)
 
     def _recheck_suspects(self) -> None:
-        """The last commits before an unclean end of another boot: hashed again, in case the disk lied about its syncs."""
+        """The last commits before an unclean end of another boot: hashed again, in case the disk lied about its
+        syncs."""
         for suspect in self.store.suspects():
             self._recheck(suspect.id, suspect.part_index, suspect.indexes, suspect.generation)
         self.store.clear_suspects()
@@ -114,17 +117,21 @@ class Recovery:
         self, entry_id: str, part_index: int, indexes: Sequence[int] | None, generation: int | None = None
     ) -> None:
         entry = self.store.get(entry_id)
-        record = next((part for part in self.store.parts(entry_id) if part.index == part_index), None) if entry else None
+        record = (
+            next((part for part in self.store.parts(entry_id) if part.index == part_index), None) if entry else None
+        )
         if entry is None or record is None or record.length is None or generation not in {None, record.generation}:
             return
         bad = self._bad(entry, record, indexes)
         if bad is None:
-            self.store.clear_chunks(entry_id, entry.epoch, part_index, [(0, ChunkGrid(record.length, record.chunk_bytes).count)])
-            self._unpublish(entry, record)
+            self.store.clear_chunks(
+                entry_id, entry.epoch, part_index, [(0, ChunkGrid(record.length, record.chunk_bytes).count)]
+            )
+            self._unpublish(entry)
             self._note(entry, "its file was lost; it is fetched again")
         elif bad:
             self.store.clear_chunks(entry_id, entry.epoch, part_index, [(index, 1) for index in bad])
-            self._unpublish(entry, record)
+            self._unpublish(entry)
             self._note(entry, f"{len(bad)} chunks had not reached the disk; they are fetched again")
         if indexes is None:
             self.store.mark_synced(entry_id, part_index)
@@ -152,7 +159,7 @@ class Recovery:
             return open_part(self.files, record.folder, record.final_name)
         return open_for_finishing(self.files, record.folder, record.part_name, record.final_name, record.inode)
 
-    def _unpublish(self, entry: DownloadEntry, record: PartRecord) -> None:
+    def _unpublish(self, entry: DownloadEntry) -> None:
         """A completed file that turned out bad is incomplete again: its entry runs once more, in a new generation."""
         if entry.state is State.COMPLETED:
             self.store.transition(

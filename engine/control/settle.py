@@ -1,4 +1,5 @@
-"""Relaxed files catch up: what was published without a data sync is synced later, so that a reboot need not re-hash it."""
+"""Relaxed files catch up: what was published without a data sync is synced later, so that a reboot need not re-hash
+it."""
 
 from __future__ import annotations
 

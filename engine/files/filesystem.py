@@ -104,7 +104,8 @@ class FileSystem:
         os.ftruncate(fd, length)
 
     def read_at(self, fd: int, length: int, offset: int) -> bytes:
-        """Exactly the bytes ``[offset, offset + length)``, or fewer at the end of the file; short reads and EINTR looped."""
+        """Exactly the bytes ``[offset, offset + length)``, or fewer at the end of the file; short reads and EINTR
+        looped."""
         pieces: list[bytes] = []
         while length > 0:
             piece = os.pread(fd, min(length, _READ_BYTES), offset)

@@ -15,22 +15,148 @@ DEFAULT_NAME = "download"
 # with every release (CVE-2024-38519, CVE-2026-50023).
 HARMLESS_SUFFIX = ".download"
 HARMLESS_EXTENSIONS = frozenset(
-    (
-        "3gp aac ac3 aif aiff alac amr ape asf au avi caf dff dsf dts eac3 f4v flac flv h264 hevc ivf m2ts m4a m4b m4s m4v "
-        "mka mkv mov mp2 mp3 mp4 mpc mpeg mpg mts mxf oga ogg ogm ogv opus ra spx tak ts tta vob wav weba webm wma wmv wv "
-        "m3u m3u8 mpd pls xspf cue lrc srt vtt ass ssa sub sup ttml "
-        "avif bmp gif heic heif ico jpeg jpg jxl png svgz tif tiff webp "
-        "7z bin br bz2 cpio dat deb dmg epub gz img iso lz lz4 lzma pdf rar raw rpm tar tbz2 tgz txz txt whl xz zip zst "
-        "csv json log md parquet sha1 sha256 sha512 sig toml tsv xml yaml yml key lic"
-    ).split()
+    [
+        "3gp",
+        "aac",
+        "ac3",
+        "aif",
+        "aiff",
+        "alac",
+        "amr",
+        "ape",
+        "asf",
+        "au",
+        "avi",
+        "caf",
+        "dff",
+        "dsf",
+        "dts",
+        "eac3",
+        "f4v",
+        "flac",
+        "flv",
+        "h264",
+        "hevc",
+        "ivf",
+        "m2ts",
+        "m4a",
+        "m4b",
+        "m4s",
+        "m4v",
+        "mka",
+        "mkv",
+        "mov",
+        "mp2",
+        "mp3",
+        "mp4",
+        "mpc",
+        "mpeg",
+        "mpg",
+        "mts",
+        "mxf",
+        "oga",
+        "ogg",
+        "ogm",
+        "ogv",
+        "opus",
+        "ra",
+        "spx",
+        "tak",
+        "ts",
+        "tta",
+        "vob",
+        "wav",
+        "weba",
+        "webm",
+        "wma",
+        "wmv",
+        "wv",
+        "m3u",
+        "m3u8",
+        "mpd",
+        "pls",
+        "xspf",
+        "cue",
+        "lrc",
+        "srt",
+        "vtt",
+        "ass",
+        "ssa",
+        "sub",
+        "sup",
+        "ttml",
+        "avif",
+        "bmp",
+        "gif",
+        "heic",
+        "heif",
+        "ico",
+        "jpeg",
+        "jpg",
+        "jxl",
+        "png",
+        "svgz",
+        "tif",
+        "tiff",
+        "webp",
+        "7z",
+        "bin",
+        "br",
+        "bz2",
+        "cpio",
+        "dat",
+        "deb",
+        "dmg",
+        "epub",
+        "gz",
+        "img",
+        "iso",
+        "lz",
+        "lz4",
+        "lzma",
+        "pdf",
+        "rar",
+        "raw",
+        "rpm",
+        "tar",
+        "tbz2",
+        "tgz",
+        "txz",
+        "txt",
+        "whl",
+        "xz",
+        "zip",
+        "zst",
+        "csv",
+        "json",
+        "log",
+        "md",
+        "parquet",
+        "sha1",
+        "sha256",
+        "sha512",
+        "sig",
+        "toml",
+        "tsv",
+        "xml",
+        "yaml",
+        "yml",
+        "key",
+        "lic",
+    ]
 )
 _RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
 def _keep(char: str) -> bool:
-    # Control, format (zero-width, right-to-left marks), surrogate, private and unassigned characters hide what a name is.
-    return char not in _FORBIDDEN and unicodedata.category(char)[0] != "C" and unicodedata.category(char) not in {"Zl", "Zp"}
+    # Control, format (zero-width, right-to-left marks), surrogate, private and unassigned characters hide what a name
+    # is.
+    return (
+        char not in _FORBIDDEN
+        and unicodedata.category(char)[0] != "C"
+        and unicodedata.category(char) not in {"Zl", "Zp"}
+    )
 
 
 def _shorten(stem: str, extension: str) -> str:

@@ -102,7 +102,9 @@ def create_part(
     except BaseException as error:
         if fd >= 0:
             files.close(fd)
-            with contextlib.suppress(OSError):  # the first error is the one to tell; the name is on record for a later try
+            with contextlib.suppress(
+                OSError
+            ):  # the first error is the one to tell; the name is on record for a later try
                 files.unlink(folder_fd, name)
         files.close(folder_fd)
         if isinstance(error, OSError):
@@ -150,12 +152,12 @@ def restore_size(part: PartFile, length: int, config: Config) -> None:
     part.size = length
 
 
-def publish(part: PartFile, record: PartRecord, *, overwrite: bool, durable: bool) -> None:
+def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
     """Give the part its final name, drop the unfinished files of older generations, and make both durable.
 
     Safe to run again after a crash at any step: a final name that already is this very file counts as done. Raises
-    TargetExists when another file has the name and ``overwrite`` is not asked for; the entry's own older file (the inode
-    that the record names) is replaced unasked.
+    TargetExists when another file has the name and ``overwrite`` is not asked for; the entry's own older file (the
+    inode that the record names) is replaced unasked.
     """
     files, final_name, superseded = part.files, record.final_name, record.superseded
     try:
@@ -165,8 +167,7 @@ def publish(part: PartFile, record: PartRecord, *, overwrite: bool, durable: boo
             _rename(part, final_name, overwrite=overwrite or own)
         for name in superseded:
             files.unlink(part.folder_fd, name)
-        if durable:
-            files.sync(part.folder_fd)
+        files.sync(part.folder_fd)
     except FileExistsError as error:
         raise TargetExists(f"{os.path.join(part.folder, final_name)} exists already") from error
     except OSError as error:
@@ -196,7 +197,8 @@ def _rename(part: PartFile, final_name: str, *, overwrite: bool) -> None:
 
 
 def open_for_finishing(files: FileSystem, folder: str, part_name: str, final_name: str, inode: int) -> PartFile:
-    """Open a part whose publishing may have happened already: under its final name if that is this inode, else its own."""
+    """Open a part whose publishing may have happened already: under its final name if that is this inode, else its
+    own."""
     try:
         return open_part(files, folder, part_name)
     except PartLost:

@@ -13,7 +13,8 @@ class Bitmap:
     __slots__ = ("_bits", "_held", "bit_count")
 
     def __init__(self, bit_count: int, bits: bytes | bytearray | None = None) -> None:
-        """From ``bits`` (bit i is ``bits[i >> 3] >> (i & 7) & 1``), or empty. Raises ValueError when they are too few."""
+        """From ``bits`` (bit i is ``bits[i >> 3] >> (i & 7) & 1``), or empty. Raises ValueError when they are too
+        few."""
         size = (bit_count + 7) // 8
         if bits is not None and len(bits) < size:
             raise ValueError(f"{bit_count} bits need {size} bytes, not {len(bits)}")

@@ -46,7 +46,8 @@ class ChunkGrid:
 
     @property
     def sole(self) -> bool:
-        """Whether the file is one chunk: then its root hash is kept in place of a CV, for one cannot be made of the other."""
+        """Whether the file is one chunk: then its root hash is kept in place of a CV, for one cannot be made of the
+        other."""
         return self.count == 1
 
     def byte_range(self, first: int, count: int) -> tuple[int, int]:

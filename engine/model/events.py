@@ -21,7 +21,8 @@ class StateChanged(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """Bytes of the entry: ``bytes_done`` are durable, ``bytes_received`` came so far (never less). Newer replaces older."""
+    """Bytes of the entry: ``bytes_done`` are durable, ``bytes_received`` came so far (never less). Newer replaces
+    older."""
 
     id: str
     epoch: int

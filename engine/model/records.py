@@ -1,4 +1,5 @@
-"""The durable records and the request they come from (DESIGN section 6). Frozen: change one with ``msgspec.structs.replace``.
+"""The durable records and the request they come from (DESIGN section 6). Frozen: change one with
+``msgspec.structs.replace``.
 
 Times are seconds since the epoch (UTC), sizes bytes, digests lower-case hex. Fields are only ever added, each with a
 default, so that every older record still decodes.
@@ -81,7 +82,8 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One run at an entry: ``bytes_fetched`` came off the wire in it. ``error`` is None when it was not the error's end."""
+    """One run at an entry: ``bytes_fetched`` came off the wire in it. ``error`` is None when it was not the error's
+    end."""
 
     number: int
     started_at: float
@@ -166,7 +168,8 @@ class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     ``destination`` is absolute; empty means the library's own folder. ``destination_is_folder`` asks for the server's
     name inside it. ``secret_header_names`` tells which credentials the source needs; their values are never kept.
-    ``sequence`` is the order of adding. ``epoch`` grows when the entry starts anew: results of older epochs are dropped.
+    ``sequence`` is the order of adding. ``epoch`` grows when the entry starts anew: results of older epochs are
+    dropped.
     """
 
     id: str

@@ -69,6 +69,7 @@ class HeadReader:
         self._codec = codec
         self._buffer = bytearray()
         self._searched = 0
+        self._lines = 0
         self._interims = 0
         self._total = 0
 
@@ -83,26 +84,28 @@ class HeadReader:
         while (end := self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3))) >= 0:
             block = bytes(self._buffer[: end + 4])
             del self._buffer[: end + 4]
-            self._searched = 0
+            self._searched = self._lines = 0
             self._total += len(block)
             head = self._parse(block)
             if head is not None:
                 return head
-        self._searched = len(self._buffer)
         self._check_unfinished()
         return None
 
     def _check_unfinished(self) -> None:
+        """Refuse early what can no longer become a head. Looks at each byte once, however small the pieces are."""
         config, buffer = self._config, self._buffer
         if not _PROTOCOL.startswith(buffer[: len(_PROTOCOL)]):
             raise ProtocolViolation(f"the answer is not HTTP/1.1: it begins with {_shown(buffer)}")
         if self._total + len(buffer) > config.head_bytes_max:
             raise ProtocolViolation(f"the head is larger than {config.head_bytes_max} bytes")
-        if b"\r\n" not in buffer and len(buffer) > config.status_line_bytes_max:
-            raise ProtocolViolation(f"the status line is longer than {config.status_line_bytes_max} bytes")
-        if _BARE_LF.search(buffer):
+        if _BARE_LF.search(buffer, self._searched):
             raise ProtocolViolation("a line of the head ends with a bare LF")
-        if buffer.count(b"\r\n") > config.head_fields_max + 1:
+        self._lines += buffer.count(b"\n", self._searched)
+        self._searched = len(buffer)
+        if self._lines == 0 and len(buffer) > config.status_line_bytes_max:
+            raise ProtocolViolation(f"the status line is longer than {config.status_line_bytes_max} bytes")
+        if self._lines > config.head_fields_max + 1:
             raise ProtocolViolation(f"the head has more than {config.head_fields_max} fields")
 
     def _parse(self, block: bytes) -> Head | None:

@@ -7,6 +7,7 @@ damaged page of CVs, count as missing: their chunks are fetched or verified agai
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from engine import native
 from engine.model.bitmap import Bitmap
@@ -14,7 +15,8 @@ from engine.model.chunks import BITS_PER_PAGE, CV_BYTES, CVS_PER_PAGE
 from engine.store.codec import BadRecord, Payload, Table, entry_key, page_key, page_of, part_key
 from engine.store.txn import Txn
 
-_PAGE_BYTES = BITS_PER_PAGE // 8
+_PAGE_BYTES: Final = BITS_PER_PAGE // 8
+_CV_PAGE_BYTES: Final = CVS_PER_PAGE * CV_BYTES
 
 
 class PartPages:
@@ -168,10 +170,11 @@ def read_cvs(txn: Txn, entry_id: str, part_index: int, first: int, count: int) -
     page, skip = divmod(first, CVS_PER_PAGE)
     wanted = (skip + count) * CV_BYTES
     for found, payload in txn.walk(Table.CVS, key, page_key(key, page), entry_id=entry_id):
-        if page_of(found) != page or payload is None or len(payload) < min(CVS_PER_PAGE * CV_BYTES, wanted):
+        needed = min(_CV_PAGE_BYTES, wanted)
+        if page_of(found) != page or payload is None or len(payload) < needed:
             break
-        joined += payload[:wanted]
-        wanted -= len(payload[:wanted])
+        joined += payload if len(payload) == needed else payload[:needed]
+        wanted -= needed
         page += 1
         if wanted == 0:
             return bytes(joined[skip * CV_BYTES :]) if skip else bytes(joined)

@@ -1,8 +1,8 @@
 """Group commit: make the files of a group durable, then record bits and CVs of all entries in one transaction.
 
-The only writer of bits (DESIGN law 1). A group closes when half the window is filled, when its oldest chunk is as old as
-the interval, or when somebody waits for it. The window bounds everything that is sealed and not committed, the group in
-flight included, so that a crash loses at most that much.
+The only writer of bits (DESIGN law 1). A group closes when half the window is filled, when its oldest chunk is as old
+as the interval, or when somebody waits for it. The window bounds everything that is sealed and not committed, the group
+in flight included, so that a crash loses at most that much.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class _Sealed:
 class Committer:
     """Collects sealed chunks and commits them; :meth:`run` is its task."""
 
-    def __init__(self, config: Config, store: StateStore, files: FileSystem, writer: trio.CapacityLimiter, boot_id: str) -> None:
+    def __init__(
+        self, config: Config, store: StateStore, files: FileSystem, writer: trio.CapacityLimiter, boot_id: str
+    ) -> None:
         self._config = config
         self._store = store
         self._files = files

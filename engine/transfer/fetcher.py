@@ -22,7 +22,7 @@ from engine.transfer.services import Services
 FAILURES_IN_A_ROW_MAX = 3
 
 
-class RangesLost(Exception):  # noqa: N818  # a signal inside this package, not an error that anyone is told
+class RangesLost(Exception):  # a signal inside this package, not an error that anyone is told
     """The source answered a Range request in the middle of the file with the whole file."""
 
     def __init__(self, representation: Representation) -> None:
@@ -32,7 +32,8 @@ class RangesLost(Exception):  # noqa: N818  # a signal inside this package, not 
 
 @dataclass(slots=True)
 class Source:
-    """Where a part comes from: the URL, and the header fields that belong to its origin. Counts what came off the wire."""
+    """Where a part comes from: the URL, and the header fields that belong to its origin. Counts what came off the
+    wire."""
 
     client: Client
     url: Url
@@ -68,7 +69,9 @@ class Fetcher:
         self._plan = plan
         self.last_error: TransferError | None = None
 
-    async def run(self, exchange: Exchange | None = None, answer: Answer | None = None, lease: Lease | None = None) -> None:
+    async def run(
+        self, exchange: Exchange | None = None, answer: Answer | None = None, lease: Lease | None = None
+    ) -> None:
         """Fetch until nothing is left to lease, beginning with an exchange that is open already when one is given.
 
         Ends quietly with ``last_error`` set when it retires. Raises what no other fetcher could do better (a changed

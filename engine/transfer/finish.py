@@ -1,4 +1,5 @@
-"""The end of a part: its root from the CVs, the expectations, the final name, COMPLETED (fault catalogue section 3, step 6).
+"""The end of a part: its root from the CVs, the expectations, the final name, COMPLETED (fault catalogue section 3,
+step 6).
 
 Every step can be run again after a crash at any point.
 """
@@ -89,6 +90,4 @@ async def _publish(services: Services, entry: DownloadEntry, job: PartJob) -> No
 
 
 async def _rename(services: Services, entry: DownloadEntry, job: PartJob) -> None:
-    await services.work(
-        publish, job.file, job.record, overwrite=entry.overwrite, durable=job.durable
-    )
+    await services.work(publish, job.file, job.record, overwrite=entry.overwrite)

@@ -16,13 +16,21 @@ from engine.model.records import PartRecord
 class PartJob:
     """A part with an open file, its committed bitmap, and the chunks that are on their way into it.
 
-    ``seals`` are chunks inside the sealer, ``uncommitted`` chunks sealed and not yet in the store. ``unbounded`` collects
-    the sealed chunks ``(index, size, digest)`` of a body whose length is not known: there are no bits for them until it
-    is. The first storage error ends the job: ``error`` is set and the fetchers' scope cancelled.
+    ``seals`` are chunks inside the sealer, ``uncommitted`` chunks sealed and not yet in the store. ``unbounded``
+    collects the sealed chunks ``(index, size, digest)`` of a body whose length is not known: there are no bits for them
+    until it is. The first storage error ends the job: ``error`` is set and the fetchers' scope cancelled.
     """
 
     def __init__(
-        self, entry_id: str, epoch: int, record: PartRecord, file: PartFile, grid: ChunkGrid, held: Bitmap, *, durable: bool
+        self,
+        entry_id: str,
+        epoch: int,
+        record: PartRecord,
+        file: PartFile,
+        grid: ChunkGrid,
+        held: Bitmap,
+        *,
+        durable: bool,
     ) -> None:
         self.entry_id = entry_id
         self.epoch = epoch

@@ -46,7 +46,8 @@ class Plan:
         return self._unclaimed
 
     def lease(self, limit: int | None = None) -> Lease | None:
-        """The next missing run, at most a fair share of what is left (or ``limit`` chunks); None when all is claimed."""
+        """The next missing run, at most a fair share of what is left (or ``limit`` chunks); None when all is
+        claimed."""
         if self._unclaimed == 0:
             return None
         if limit is None:

@@ -1,6 +1,7 @@
 """How a part's file comes to be, and how far an unfinished one is believed after a restart.
 
-Every name is recorded before the file gets it (DESIGN law 4): commit ALLOC, create, commit ACTIVE with device and inode.
+Every name is recorded before the file gets it (DESIGN law 4): commit ALLOC, create, commit ACTIVE with device and
+inode.
 """
 
 from __future__ import annotations
@@ -122,7 +123,9 @@ def _superseded(previous: PartRecord | None, folder: str) -> tuple[str, ...]:
 def _job(entry: DownloadEntry, record: PartRecord, file: PartFile, held: Bitmap | None) -> PartJob:
     length = record.length
     if length is None:
-        job = PartJob(entry.id, entry.epoch, record, file, ChunkGrid(0, record.chunk_bytes), Bitmap(0), durable=is_durable(entry))
+        job = PartJob(
+            entry.id, entry.epoch, record, file, ChunkGrid(0, record.chunk_bytes), Bitmap(0), durable=is_durable(entry)
+        )
         job.unbounded = []
         return job
     grid = ChunkGrid(length, record.chunk_bytes)
@@ -183,7 +186,8 @@ def bad_chunks(
     held: Bitmap,
     among: Iterable[int] | None = None,
 ) -> list[int]:
-    """Held chunks (of those in ``among``) whose bytes on disk do not hash to what is recorded, or have no good record."""
+    """Held chunks (of those in ``among``) whose bytes on disk do not hash to what is recorded, or have no good
+    record."""
     wanted = set(among) if among is not None else None
     bad = []
     for first, count in held.runs():

@@ -1,11 +1,10 @@
 """One attempt at one entry: continue or begin its part, fetch what is missing, finish it.
 
-The first GET is already the first span: its answer tells length, validators and whether ranges are served, so nothing is
-probed in vain. What is sealed when an attempt ends, for whatever reason, is committed before it is left.
+The first GET is already the first span: its answer tells length, validators and whether ranges are served, so nothing
+is probed in vain. What is sealed when an attempt ends, for whatever reason, is committed before it is left.
 """
 
 from __future__ import annotations
-
 
 import trio
 from msgspec.structs import replace
@@ -105,9 +104,12 @@ class Transfer:
     async def _leave(self) -> None:
         """Commit what is sealed and close the file; the chunks stay for the next attempt."""
         job, self._job = self._job, None
-        if job is not None:
+        if job is None:
+            return
+        with trio.move_on_after(self._services.config.close_timeout_s):
             await self._services.committer.flush(job)
-            self.bytes_committed += max(0, job.bytes_done - self.bytes_resumed)
+        self.bytes_committed += max(0, job.bytes_done - self.bytes_resumed)
+        if job.seals == 0:  # a disk that hangs keeps its descriptor: the sealer may still write through it
             job.file.close()
 
     async def _reopen(self) -> PartJob | None:
@@ -139,7 +141,8 @@ class Transfer:
             await self._stream(job, exchange)
 
     async def _first_answer(self) -> tuple[Exchange, Answer]:
-        """A 206 from byte 0, or the whole file. An unsatisfiable range (an empty file) is asked for again without one."""
+        """A 206 from byte 0, or the whole file. An unsatisfiable range (an empty file) is asked for again without
+        one."""
         span = max(self._services.config.first_span_bytes, self._services.config.chunk_bytes)
         for asked in ((0, span), None):
             exchange = await self._source.open(0 if asked else None, span if asked else None)
@@ -254,7 +257,8 @@ class Transfer:
         return max(1, min(connections, spans + 1))
 
     async def _stream_again(self, job: PartJob, lost: RangesLost) -> None:
-        """Ranges are not served any more: one stream from the first byte, skipping what is held if it is the same file."""
+        """Ranges are not served any more: one stream from the first byte, skipping what is held if it is the same
+        file."""
         known = job.record.representation
         if not known.comparable or lost.representation.length != known.length:
             raise Changed("the source serves no ranges any more, and nothing shows that its bytes are the same")
@@ -319,5 +323,3 @@ class Transfer:
                         bytes_total=job.record.length,
                     )
                 )
-
-

@@ -72,11 +72,11 @@ async def serve(
     listener.listen(64)
     scheme = "https" if tls else "http"
     server = ScriptServer(f"{scheme}://{host}:{listener.getsockname()[1]}")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_accept, listener, nursery, server, script, tls)
-        yield server
-        nursery.cancel_scope.cancel()
-    listener.close()
+    with listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_accept, listener, nursery, server, script, tls)
+            yield server
+            nursery.cancel_scope.cancel()
 
 
 async def _accept(
@@ -98,14 +98,13 @@ async def _talk(
     transport = trio.SocketStream(sock)
     stream: trio.abc.Stream = transport if tls is None else trio.SSLStream(transport, tls, server_side=True)
     number = 0
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # clients of these tests leave when they like
+    with sock, suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # these clients leave when they like
         while (raw := await _read_request(stream)) is not None:
             number += 1
             asked = Asked(connection, number, raw.split(b" ", 2)[1].decode("ascii"), raw)
             server.asked.append(asked)
             if await _play(script(asked), stream, sock):
                 break
-    sock.close()
 
 
 async def _read_request(stream: trio.abc.Stream) -> bytes | None:
