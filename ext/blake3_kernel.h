@@ -23,17 +23,17 @@ enum { OE_CHUNK_START = 1, OE_CHUNK_END = 2, OE_PARENT = 4, OE_ROOT = 8 };
 
 /* The message permutation of the paper (table 2) applied r times: word indexes of round r, as literals, so that every
  * round is straight-line code and each message word is one memory operand. */
-#define OE_SEVEN_ROUNDS                                             \
-    OE_ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)     \
-    OE_ROUND(2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)     \
-    OE_ROUND(3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1)     \
-    OE_ROUND(10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6)     \
-    OE_ROUND(12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4)     \
-    OE_ROUND(9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7)     \
+#define OE_SEVEN_ROUNDS                                            \
+    OE_ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) \
+    OE_ROUND(2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8) \
+    OE_ROUND(3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1) \
+    OE_ROUND(10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6) \
+    OE_ROUND(12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4) \
+    OE_ROUND(9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7) \
     OE_ROUND(11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
 
 /* One round over state words v0..v15: four columns, then four diagonals. One mix after the other keeps fewest words
- * alive, and the processor finds the parallelism: interleaving two or four of them made AVX2 spill, and a fifth slower. */
+ * alive, and the processor finds the parallelism: interleaving two or four made AVX2 spill and up to a fifth slower. */
 #define OE_ROUND(m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11, m12, m13, m14, m15) \
     OE_MIX(v0, v4, v8, v12, m0, m1)                                                    \
     OE_MIX(v1, v5, v9, v13, m2, m3)                                                    \

@@ -35,7 +35,8 @@ typedef uint32_t NAME(unaligned) __attribute__((vector_size(LANES * 4), aligned(
 #define HIGH_WORDS(q) (q) + 2, (q) + 2 + LANES, (q) + 3, (q) + 3 + LANES
 #define LOW_PAIRS(q) (q), (q) + 1, (q) + LANES, (q) + 1 + LANES
 #define HIGH_PAIRS(q) (q) + 2, (q) + 3, (q) + 2 + LANES, (q) + 3 + LANES
-#define SWAP_HALVES(q) 2 * (q) + 1, 2 * (q), 2 * (q) + 3, 2 * (q) + 2, 2 * (q) + 5, 2 * (q) + 4, 2 * (q) + 7, 2 * (q) + 6
+#define SWAP_TWO(h) (h) + 1, (h), (h) + 3, (h) + 2
+#define SWAP_HALVES(q) SWAP_TWO(2 * (q)), SWAP_TWO(2 * (q) + 4)
 #define TURN_BYTES(b, by) (b) + (by), (b) + ((by) + 1) % 4, (b) + ((by) + 2) % 4, (b) + ((by) + 3) % 4
 #define TURN_QUARTER(q, by) \
     TURN_BYTES(4 * (q), by), TURN_BYTES(4 * (q) + 4, by), TURN_BYTES(4 * (q) + 8, by), TURN_BYTES(4 * (q) + 12, by)
@@ -166,6 +167,7 @@ TARGET static void NAME(hash)(const uint8_t *input, size_t blocks, uint64_t coun
 #undef HIGH_WORDS
 #undef LOW_PAIRS
 #undef HIGH_PAIRS
+#undef SWAP_TWO
 #undef SWAP_HALVES
 #undef TURN_BYTES
 #undef TURN_QUARTER

@@ -1,4 +1,4 @@
-/* A fixed number of page-aligned buffers of one size in one anonymous mapping. Not thread-safe: its user holds the GIL. */
+/* A fixed number of page-aligned buffers of one size in one anonymous mapping. No lock: its user holds the GIL. */
 #ifndef OE_CHUNK_POOL_H
 #define OE_CHUNK_POOL_H
 

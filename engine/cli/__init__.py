@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: ``offline-engine``, or ``python -m engine``."""

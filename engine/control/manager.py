@@ -198,7 +198,7 @@ class Manager:
         except EngineError as error:
             self._count(entry.id, transfer, began, run)
             return await self._after_error(entry, run, self._ended(attempt, transfer, error), error, transfer)
-        except trio.Cancelled:
+        except BaseException:  # cancelled (nurseries wrap that in groups), or a bug: parked either way, resumable
             self._count(entry.id, transfer, began, run)
             with trio.CancelScope(shield=True):
                 attempts = self._history(entry, self._ended(attempt, transfer, None))

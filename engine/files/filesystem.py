@@ -168,6 +168,17 @@ class FileSystem:
         """Tell the kernel that these bytes need not stay in its cache."""
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
+    def keep_from_programs(self, path: str) -> None:
+        """Mark every descriptor that this process has of the file at ``path`` close-on-exec: for libraries that do not."""
+        wanted = os.stat(path)
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                info = os.fstat(int(name))
+            except OSError:
+                continue  # closed since the listing, as the listing's own descriptor is
+            if (info.st_dev, info.st_ino) == (wanted.st_dev, wanted.st_ino):
+                os.set_inheritable(int(name), False)
+
     def mount_table(self) -> str:
         """The kernel's table of what is mounted where for this process, as text."""
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as source:

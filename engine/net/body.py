@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import h11
+import trio
 
 from engine.config import Config
 from engine.errors import ConnectionLost, ProtocolViolation
@@ -14,6 +15,8 @@ _SCRATCH_BYTES = 64 * 1024
 # Chunk headers may cost a tenth of what they carry; below this much it does not matter (S24).
 OVERHEAD_FREE_BYTES = 1024 * 1024
 OVERHEAD_SHARE = 10
+# Tiny chunks cost far more time than bytes, so chunks are counted too before others get their turn.
+_EVENTS_PER_TURN = 256
 
 
 class Body(Protocol):
@@ -65,7 +68,8 @@ class LengthBody:
             self._leftover = self._leftover[got:]
             self._copied += got
         if got < wanted:
-            got += await self._receiver.fill(view[got:wanted], self.left)
+            with view[got:wanted] as rest:  # released at once: an error's traceback must not keep the caller's buffer
+                got += await self._receiver.fill(rest, self.left)
             if got < wanted:
                 raise ConnectionLost(f"the body ended after {self.received} of {self._length} bytes")
         return got
@@ -95,7 +99,8 @@ class EofBody:
             self._copied += got
         if got < len(view) and not self._ended:
             wanted = len(view)
-            got += await self._receiver.fill(view[got:], None)
+            with view[got:] as rest:
+                got += await self._receiver.fill(rest, None)
             self._ended = got < wanted
         return got
 
@@ -115,6 +120,7 @@ class ChunkedBody:
         self._decoded = 0
         self._ended = False
         self._handed = 0
+        self._events = 0
         if leftover:
             self._feed(leftover)
 
@@ -141,6 +147,9 @@ class ChunkedBody:
     async def _next_data(self) -> bool:
         """Decode until there is data (True) or the body ended (False)."""
         while True:
+            self._events += 1
+            if self._events % _EVENTS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 event = self._codec.next_event()
             except h11.RemoteProtocolError as error:

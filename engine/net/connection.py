@@ -174,11 +174,13 @@ class Exchange:
 
         Raises ConnectionLost (ended early), Stalled, ProtocolViolation. After an error or a cancellation what is in the
         buffer is lost, and the exchange can only be released."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # bytes that need no waiting must not hide a cancellation
         if self._expected is None:
             return await self._body.fill(view)
         left = self._expected - self.received
         wanted = min(len(view), left)
-        got = await self._body.fill(view[:wanted])
+        with view[:wanted] as part:
+            got = await self._body.fill(part)
         if got < wanted:
             raise ConnectionLost(f"the body ended after {self.received} of {self._expected} bytes")
         if got == left and self.framing is Framing.CHUNKED and await self._body.fill(memoryview(bytearray(1))):

@@ -29,10 +29,10 @@ class Receiver:
     async def fill(self, view: memoryview, body_left: int | None) -> int:
         """Receive until ``view`` is full. Fewer bytes only at the end of the stream. ``body_left``: how many bytes are
         certain to come, when known. Raises Stalled, ConnectionLost."""
-        await trio.lowlevel.checkpoint_if_cancelled()
         got, size = 0, len(view)
         while got < size:
-            count = self._link.receive_nowait(view[got:] if got else view)
+            with view[got:] as rest:
+                count = self._link.receive_nowait(rest)
             if count is None:
                 await self._wait(None if body_left is None else body_left - got)
                 self._turn_left = self._config.receive_turn_bytes
@@ -49,7 +49,6 @@ class Receiver:
 
     async def receive_some(self, view: memoryview) -> int:
         """Receive at least 1 byte, or 0 at the end of the stream; nothing is counted as body."""
-        await trio.lowlevel.checkpoint_if_cancelled()
         while (count := self._link.receive_nowait(view)) is None:
             await self._wait(None)
             self._turn_left = self._config.receive_turn_bytes

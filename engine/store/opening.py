@@ -52,6 +52,7 @@ def open_raw(path: str, map_bytes: int, files: FileSystem, *, readonly: bool, cr
             raise StoreBusy(f"the store {path} is already open in this process ({os.getpid()})", os.getpid()) from error
         raise
     try:
+        files.keep_from_programs(os.path.join(path, DATA_NAME))  # LMDB marks its other descriptors only (L23)
         if not create:
             _check_length(environment, path, files)
     except BaseException:

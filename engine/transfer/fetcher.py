@@ -68,6 +68,7 @@ class Fetcher:
         self._job = job
         self._plan = plan
         self.last_error: TransferError | None = None
+        self.chunks_received = 0
 
     async def run(
         self, exchange: Exchange | None = None, answer: Answer | None = None, lease: Lease | None = None
@@ -79,7 +80,7 @@ class Fetcher:
         """
         failures = 0
         while lease is not None or (lease := self._plan.lease()) is not None:
-            before = self._job.seals + self._job.uncommitted + self._job.held.held
+            before = self.chunks_received
             try:
                 if exchange is None or answer is None:
                     exchange, answer = await self._open_span(lease)
@@ -89,8 +90,7 @@ class Fetcher:
                 self.last_error = error
                 if not error.retryable or isinstance(error, Changed):
                     raise
-                advanced = self._job.seals + self._job.uncommitted + self._job.held.held > before
-                failures = 1 if advanced else failures + 1
+                failures = 1 if self.chunks_received > before else failures + 1
                 if failures >= FAILURES_IN_A_ROW_MAX or error.retry_after_s is not None:
                     return
                 decision = decide(error, failures, self._services.config, self._services.rng)
@@ -130,6 +130,7 @@ class Fetcher:
                 raise BadRange(f"bytes {answer.start}-{covered - 1} hold no whole chunk of those asked for")
             while at < end:
                 await receive_chunk(self._services, exchange, self._job, at)
+                self.chunks_received += 1
                 at += 1
         finally:
             self._plan.give_back(at, lease.end - at)

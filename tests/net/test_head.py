@@ -161,7 +161,7 @@ def test_every_proper_prefix_wants_more(name: str) -> None:
 
 
 def test_fields_are_lower_case_and_several_values_are_no_value() -> None:
-    result, _ = feed_whole(head(OK, CL5, b"ETag: \"a\"", b"X-A: 1", b"x-a: 2"))
+    result, _ = feed_whole(head(OK, CL5, b'ETag: "a"', b"X-A: 1", b"x-a: 2"))
     assert result is not None
     assert result.get("etag") == '"a"'
     assert result.get("x-a") == ""

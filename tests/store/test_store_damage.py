@@ -116,6 +116,7 @@ def test_l10_a_damaged_entry_is_named_left_out_and_can_be_removed(root: str, at:
     assert [found.id for found in store.list()] == ["b", "c"]
     assert {damage.entry_id for damage in store.take_damages()} == {"a"}
     store.remove("a")
+    store.take_damages()
     assert store.get("a") is None
     assert store.counts()[State.IN_PROGRESS] == 0
     assert [found.id for found in store.list()] == ["b", "c"]

@@ -1,0 +1,123 @@
+"""What can be typed: verbs and their options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import NoReturn
+
+from engine import __version__
+from engine.cli.text import PROGRAM, escape
+from engine.config import DEFAULT_CONFIG
+from engine.model.records import Durability
+from engine.model.states import State
+
+_EPILOG = """exit status: 0 all complete, 1 some failed, 2 usage, 3 store busy or unusable,
+130 interrupted (and resumable), 141 the reader of the output is gone"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Escapes what it repeats of the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escape(message))
+
+
+def default_root() -> str:
+    """The user's data folder: ``$XDG_DATA_HOME/offline-engine``, or ``~/.local/share/offline-engine``."""
+    data = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(data):  # the XDG rules: relative paths are to be ignored
+        data = os.path.expanduser("~/.local/share")
+    return os.path.join(data, "offline-engine")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments. Raises SystemExit: 0 after ``--help`` and ``--version``, 2 for what cannot be understood."""
+    return _parser().parse_args(argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Downloads that never lose, mix up or wrongly believe a byte.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--root", metavar="DIR", help="folder of the library and its store (default: %(default)s)")
+    parser.set_defaults(root=default_root())
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    for add in (_add_get, _add_list, _add_show, _add_verify, _add_demo):
+        verb = add(verbs)
+        verb.add_argument("--root", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+_Verbs = argparse._SubParsersAction  # noqa: SLF001  # argparse has no public name for what add_subparsers returns
+
+
+def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    get = verbs.add_parser("get", help="download; asked again, resume", allow_abbrev=False)
+    get.add_argument("urls", nargs="*", metavar="URL", help="http or https")
+    get.add_argument("--input", metavar="FILE", help="file of URLs, one a line, '#' begins a comment; - is stdin")
+    get.add_argument("--output", metavar="PATH", help="a file for one URL, a folder for many (or one ending in /)")
+    get.add_argument("--id", metavar="ID", help="your own key for the entry; one URL only")
+    get.add_argument("--header", metavar="'K: V'", action="append", default=[], help="send this to the URL's own host")
+    get.add_argument(
+        "--secret-header", metavar="'K: V'", action="append", default=[], help="the same, but its value is never stored"
+    )
+    get.add_argument(
+        "--connections",
+        metavar="N",
+        type=int,
+        help=f"for each file, 1 to {DEFAULT_CONFIG.connections_per_entry_max}"
+        f" (default: {DEFAULT_CONFIG.connections_per_entry})",
+    )
+    get.add_argument(
+        "--expect", metavar="ALGO:HEX", action="append", default=[], help="digest that the file must have; one URL only"
+    )
+    get.add_argument("--expect-length", metavar="BYTES", type=int, help="size that the file must have; one URL only")
+    get.add_argument(
+        "--durability",
+        choices=[Durability.STRICT.value, Durability.RELAXED.value],
+        default=Durability.STRICT.value,
+        help="what progress survives: a power cut (strict, the default) or a killed process (relaxed)",
+    )
+    get.add_argument("--cacert", metavar="FILE", help="trust these certificate authorities (PEM), not the system's")
+    get.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    get.add_argument("--no-progress", action="store_true", help="no bars, no notes; results and errors only")
+    get.add_argument("--json", action="store_true", help="one object a line and a URL, as each is finished")
+    return get
+
+
+def _add_list(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser("list", help="what is in the library", allow_abbrev=False)
+    verb.add_argument("--state", choices=[state.value for state in State], help="only entries in this state")
+    verb.add_argument("--json", action="store_true", help="one object a line and entry, URLs complete")
+    return verb
+
+
+def _add_show(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser("show", help="all that is known of one entry", allow_abbrev=False)
+    verb.add_argument("id", metavar="ID")
+    verb.add_argument("--json", action="store_true", help="one object: every field, parts, held byte ranges")
+    return verb
+
+
+def _add_verify(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser("verify", help="read finished files again and check every chunk", allow_abbrev=False)
+    verb.add_argument("ids", nargs="*", metavar="ID", help="only these (default: all that are complete)")
+    verb.add_argument("--json", action="store_true", help="one object a line and entry")
+    return verb
+
+
+def _add_demo(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        "demo",
+        help="download, kill -9 half-way, resume, verify; needs no network",
+        description="Works in a temporary folder (inside --root when that is given), which is removed afterwards.",
+        allow_abbrev=False,
+    )
+    verb.add_argument("--size", metavar="MIB", type=int, default=256, help="of the file (default: %(default)s)")
+    return verb

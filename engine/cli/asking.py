@@ -1,0 +1,116 @@
+"""From the arguments of ``get`` to requests: everything is checked here, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import ssl
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from engine.cli.text import shown_url
+from engine.config import DEFAULT_CONFIG
+from engine.control.requests import entry_of
+from engine.errors import InvalidRequest
+from engine.model.records import DownloadRequest, Durability
+
+_ONE_URL_ONLY = ("id", "expect", "expect_length")
+
+
+def requests_of(arguments: argparse.Namespace) -> dict[str, DownloadRequest]:
+    """Entry id to request, in the order given; the same thing asked for twice counts once.
+
+    Raises InvalidRequest for the first thing that can never work.
+    """
+    urls = list(dict.fromkeys([*arguments.urls, *_urls_of(arguments.input)]))
+    if not urls:
+        raise InvalidRequest("no URL was given")
+    if len(urls) > 1:
+        for name in _ONE_URL_ONLY:
+            if getattr(arguments, name):
+                raise InvalidRequest(f"--{name.replace('_', '-')} is for one URL, and {len(urls)} were given")
+    if arguments.cacert is not None:
+        _check_authorities(arguments.cacert)
+    common = {
+        "id": arguments.id,
+        "headers": tuple(_fields(arguments.header)),
+        "secret_headers": tuple(_fields(arguments.secret_header)),
+        "destination": _destination(arguments.output, len(urls)),
+        "overwrite": arguments.overwrite,
+        "expect": _expectations(arguments.expect),
+        "expected_length": arguments.expect_length,
+        "durability": Durability(arguments.durability),
+        "connections": arguments.connections,
+    }
+    requests = {}
+    for url in urls:
+        request = DownloadRequest(url=url, **common)
+        requests[_checked_id(request, one_of_many=len(urls) > 1)] = request
+    return requests
+
+
+def _checked_id(request: DownloadRequest, *, one_of_many: bool) -> str:
+    try:
+        return entry_of(request, DEFAULT_CONFIG, time.time()).id
+    except InvalidRequest as error:
+        if not one_of_many:
+            raise
+        raise InvalidRequest(f"{shown_url(request.url)}: {error}") from error
+
+
+def _urls_of(path: str | None) -> Iterator[str]:
+    if path is None:
+        return
+    try:
+        if path == "-":
+            yield from _lines(sys.stdin)
+        else:
+            with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+                yield from _lines(file)
+    except OSError as error:
+        raise InvalidRequest(f"cannot read the list of URLs {path}: {error.strerror}") from error
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        text = line.strip()
+        if text and not text.startswith("#"):
+            yield text
+
+
+def _fields(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Values are not repeated in the error: they may be secret."""
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise InvalidRequest("a header is given as 'Name: value'")
+        yield name.strip(), value.strip(" \t")
+
+
+def _expectations(texts: Iterable[str]) -> dict[str, str]:
+    expect: dict[str, str] = {}
+    for text in texts:
+        name, colon, value = text.partition(":")
+        algorithm = name.strip().lower()
+        if not colon:
+            raise InvalidRequest("an expected digest is given as ALGORITHM:HEX")
+        if expect.setdefault(algorithm, value.strip().lower()) != value.strip().lower():
+            raise InvalidRequest(f"two different {algorithm} digests are expected")
+    return expect
+
+
+def _destination(output: str | None, url_count: int) -> str | None:
+    """For many URLs always a folder, also before it exists, so that the same command means the same later."""
+    if output is None or url_count == 1 or output.endswith("/"):
+        return output
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise InvalidRequest(f"{output} is a file, and {url_count} URLs need a folder")
+    return output + "/"
+
+
+def _check_authorities(path: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidRequest(f"the CA file {path} cannot be used: {error.strerror or error}") from error

@@ -1,0 +1,70 @@
+"""Progress bars on a terminal, by rich: one for each entry that runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as RichProgress
+
+from engine import DownloadRequest, Progress
+from engine.cli.text import escape
+from engine.net.url import parse_url
+
+NAME_CHARS_MAX = 32
+
+
+class TerminalBars:
+    """Draws on the terminal behind stderr."""
+
+    def __init__(self, screen: RichProgress, requests: Mapping[str, DownloadRequest]) -> None:
+        self._screen = screen
+        self._requests = requests
+        self._tasks: dict[str, TaskID] = {}
+
+    def progress(self, event: Progress) -> None:
+        """Bytes moved. A bar begins at what was there before, so that its rate is that of this run."""
+        task = self._tasks.get(event.id)
+        if task is None:
+            name = _name(self._requests[event.id])
+            task = self._screen.add_task(name, total=event.bytes_total, completed=event.bytes_received)
+            self._tasks[event.id] = task
+        self._screen.update(task, completed=event.bytes_received, total=event.bytes_total)
+
+    def ended(self, entry_id: str) -> None:
+        """Take the entry's bar away; its result is a line of its own."""
+        task = self._tasks.pop(entry_id, None)
+        if task is not None:
+            self._screen.remove_task(task)
+
+
+def _name(request: DownloadRequest) -> str:
+    name = escape(parse_url(request.url).last_segment or request.url.partition("?")[0])
+    return name if len(name) <= NAME_CHARS_MAX else name[: NAME_CHARS_MAX - 1] + "…"
+
+
+@contextmanager
+def open_bars(requests: Mapping[str, DownloadRequest]) -> Iterator[TerminalBars]:
+    """Bars for the block; lines that are printed meanwhile go above them."""
+    screen = RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),  # otherwise it would take the results away from who reads them
+        transient=True,
+    )
+    with screen:
+        yield TerminalBars(screen, requests)

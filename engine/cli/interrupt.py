@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM: the work is cancelled once, and what it still has to put in order is waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import trio
+
+from engine.cli import status
+from engine.cli.text import PROGRAM, warn
+from engine.config import DEFAULT_CONFIG
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# The engine bounds its last commit by `close_timeout_s`; a disk that does not even answer then is not waited for.
+_LEAVE_AFTER_S = 2 * DEFAULT_CONFIG.close_timeout_s
+
+
+async def until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
+    """Run ``work``; a signal cancels it, further ones change nothing. True when there was one.
+
+    Signals that were ignored when the process began (``nohup``, a background job) stay ignored.
+    """
+    wanted = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    interrupted = False
+
+    async def watch(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        nonlocal interrupted
+        async for _ in signals:
+            interrupted = True
+            scope.cancel()
+            await trio.sleep(_LEAVE_AFTER_S)
+            warn(f"{PROGRAM}: the disk does not answer; what was committed is safe")
+            os._exit(status.INTERRUPTED)
+
+    with trio.open_signal_receiver(*wanted) as signals:
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(watch, signals, scope)
+            with scope:
+                await work()
+            nursery.cancel_scope.cancel()
+    return interrupted

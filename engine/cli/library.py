@@ -1,0 +1,65 @@
+"""Looking into the store beside a running engine: what ``list`` and ``show`` share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.config import DEFAULT_CONFIG
+from engine.files.filesystem import FileSystem
+from engine.model.chunks import ChunkGrid
+from engine.model.records import DownloadEntry, PartPhase, PartRecord
+from engine.store.creation import STORE_NAME
+from engine.store.state_store import StateStore
+
+PAGE_ENTRIES = 500
+_LOOKS_MAX = 5
+
+
+def has_store(root: str) -> bool:
+    """Whether an engine ever worked in ``root``."""
+    return os.path.lexists(os.path.join(root, STORE_NAME))
+
+
+@contextmanager
+def open_store(root: str) -> Iterator[StateStore]:
+    """The store of ``root`` for reading. Raises StoreError."""
+    store = StateStore.open_readonly(root, DEFAULT_CONFIG, FileSystem())
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def current_path(part: PartRecord) -> str:
+    """Where the part's bytes are now."""
+    published = part.phase is PartPhase.PUBLISHED
+    return os.path.join(part.folder, part.final_name if published else part.part_name)
+
+
+def held_ranges(
+    store: StateStore, entry: DownloadEntry
+) -> tuple[tuple[PartRecord, ...], list[list[tuple[int, int]]]]:
+    """The parts, and for each the byte ranges ``[start, end)`` that its bitmap claims.
+
+    Another process may begin a new generation between two reads; then it is looked at again.
+    """
+    for _ in range(_LOOKS_MAX):
+        parts = store.parts(entry.id)
+        ranges = [_ranges_of(store, entry.id, part) for part in parts]
+        after = store.parts(entry.id)
+        if [_identity(part) for part in parts] == [_identity(part) for part in after]:
+            break
+    return parts, ranges
+
+
+def _identity(part: PartRecord) -> tuple[int, int, int | None]:
+    return part.index, part.generation, part.length
+
+
+def _ranges_of(store: StateStore, entry_id: str, part: PartRecord) -> list[tuple[int, int]]:
+    if part.length is None:  # nothing is claimed before the length is known
+        return []
+    grid = ChunkGrid(part.length, part.chunk_bytes)
+    return [grid.byte_range(first, count) for first, count in store.held_runs(entry_id, part.index, grid.count)]

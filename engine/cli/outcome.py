@@ -1,0 +1,98 @@
+"""What became of one URL in this run, as a line for people or an object for programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine import Download, DownloadEntry, OfflineEntry, RunStats, State
+from engine.cli.text import escape, fault_text, rate, shown_url, size
+from engine.model.records import ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``offline`` is there when the file is; ``error`` is None unless it failed."""
+
+    id: str
+    url: str
+    state: State
+    stats: RunStats
+    bytes_total: int | None = None
+    offline: OfflineEntry | None = None
+    error: ErrorRecord | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the file is complete and what was asked for."""
+        return self.offline is not None and self.error is None
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Trusted from before: all of a file that was complete already."""
+        if self.offline is not None and self.stats.attempts == 0:
+            return self.offline.size
+        return self.stats.bytes_resumed
+
+    def as_json(self) -> dict[str, object]:
+        """The object of ``get --json`` (DESIGN section 7)."""
+        offline, error = self.offline, self.error
+        return {
+            "id": self.id,
+            "state": self.state.value,
+            "url": self.url,
+            "path": offline.path if offline else None,
+            "bytes_total": offline.size if offline else self.bytes_total,
+            "bytes_fetched": self.stats.bytes_fetched,
+            "bytes_resumed": self.bytes_resumed,
+            "blake3": offline.blake3 if offline else None,
+            "seconds": round(self.stats.seconds, 3),
+            "attempts": self.stats.attempts,
+            "error": error_json(error),
+        }
+
+    def as_line(self) -> str:
+        """The line of plain ``get``."""
+        if self.offline is None or self.error is not None:
+            reason = fault_text(self.error) if self.error else self.state.value
+            return f"failed {shown_url(self.url)}: {reason}"
+        offline, stats = self.offline, self.stats
+        if stats.attempts == 0:
+            how = "was complete already"
+        else:
+            how = f"{size(stats.bytes_fetched)} in {stats.seconds:.1f} s, {rate(stats.bytes_fetched, stats.seconds)}"
+        resumed = f", {size(stats.bytes_resumed)} resumed" if stats.bytes_resumed else ""
+        return f"done {escape(offline.path)}  {size(offline.size)} ({how}{resumed})  blake3 {offline.blake3[:16]}…"
+
+
+def error_json(error: ErrorRecord | None) -> dict[str, object] | None:
+    """The ``error`` of every ``--json`` object."""
+    if error is None:
+        return None
+    return {
+        "code": error.code,
+        "message": error.message,
+        "status": error.status,
+        "fault": error.fault,
+        "advice": error.advice,
+    }
+
+
+def outcome_of(
+    entry: DownloadEntry, offline: OfflineEntry | None, stats: RunStats, error: ErrorRecord | None = None
+) -> Outcome:
+    """The outcome of an entry that has ended; ``error`` when this request failed although the entry did not."""
+    complete = entry.state is State.COMPLETED
+    return Outcome(
+        id=entry.id,
+        url=entry.url,
+        state=entry.state,
+        stats=stats,
+        bytes_total=entry.bytes_total,
+        offline=offline if complete else None,
+        error=error or (None if complete else entry.last_error),
+    )
+
+
+def unfinished(download: Download, url: str) -> Outcome:
+    """The outcome of an entry that the closing engine parked."""
+    return Outcome(id=download.id, url=url, state=State.PENDING, stats=download.stats)

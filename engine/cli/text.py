@@ -1,0 +1,88 @@
+"""What the command line prints: safe on a terminal whatever a server said, and easy to read.
+
+Human lines show URLs without their query values, for tokens live there; ``--json`` gives the user's own record whole.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TextIO
+
+from engine.config import KIB
+from engine.errors import EngineError, InvalidRequest
+from engine.model.records import ErrorRecord
+from engine.net.url import parse_url
+
+PROGRAM = "offline-engine"
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+_AT_FAULT = {
+    "caller": "what was asked for",
+    "network": "the network",
+    "server": "the server",
+    "storage": "the storage here",
+    "engine": "the engine itself",
+}
+
+
+def escape(text: str) -> str:
+    """``text`` on one line with everything that is not plainly printable escaped (M25): control characters, ANSI
+    sequences, writing-direction marks, undecodable bytes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown_url(url: str) -> str:
+    """The URL for people: without query values, escaped."""
+    try:
+        return escape(parse_url(url).redacted())
+    except InvalidRequest:
+        return escape(url.partition("?")[0])
+
+
+def size(count: int | None) -> str:
+    """``1.5 MiB``; ``?`` when unknown."""
+    if count is None:
+        return "?"
+    if count < KIB:
+        return f"{count} B"
+    amount = float(count)
+    for unit in _UNITS:
+        amount /= KIB
+        if amount < KIB or unit == _UNITS[-1]:
+            break
+    return f"{amount:.1f} {unit}"
+
+
+def rate(count: int, seconds: float) -> str:
+    """``120.0 MiB/s``."""
+    return f"{size(int(count / seconds))}/s" if seconds > 0 else "-"
+
+
+def moment(at: float | None) -> str:
+    """A time of a record in the local zone; ``-`` when there is none."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "-"
+
+
+def fault_text(error: ErrorRecord | EngineError) -> str:
+    """What happened, whose fault it is, and what to do, on one line."""
+    message = error.message if isinstance(error, ErrorRecord) else str(error)
+    at_fault = _AT_FAULT.get(str(error.fault), str(error.fault))
+    return escape(f"{message} [{error.code}; at fault: {at_fault}] {error.advice}".rstrip())
+
+
+def print_json(value: object) -> None:
+    """One object on one line, ASCII only, so that it too is safe on a terminal. Told at once to who reads it."""
+    print(json.dumps(value, ensure_ascii=True, separators=(",", ":")), flush=True)
+
+
+def print_line(line: str, *, to: TextIO | None = None) -> None:
+    """One line of text, told at once."""
+    print(line, file=to, flush=True)
+
+
+def warn(line: str) -> None:
+    """A line for people beside the output."""
+    print(line, file=sys.stderr, flush=True)
