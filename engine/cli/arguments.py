@@ -31,9 +31,16 @@ def default_root() -> str:
     return os.path.join(data, "offline-engine")
 
 
+def _escaped_root() -> str:
+    return default_root().replace("%", "%%")  # argparse formats help texts
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments. Raises SystemExit: 0 after ``--help`` and ``--version``, 2 for what cannot be understood."""
-    return _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
+    if arguments.root is None and arguments.verb != "demo":  # the demo stays out of the user's library
+        arguments.root = default_root()
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,8 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    parser.add_argument("--root", metavar="DIR", help="folder of the library and its store (default: %(default)s)")
-    parser.set_defaults(root=default_root())
+    parser.add_argument(
+        "--root", metavar="DIR", help=f"folder of the library and its store (default: {_escaped_root()})"
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for add in (_add_get, _add_list, _add_show, _add_verify, _add_demo):
         verb = add(verbs)
@@ -54,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Verbs = argparse._SubParsersAction  # noqa: SLF001  # argparse has no public name for what add_subparsers returns
+_Verbs = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
 
 def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:

@@ -10,18 +10,27 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from engine import DownloadRequest, Progress
-from engine.cli.text import escape
+from engine.cli.text import escape, size
 from engine.net.url import parse_url
 
 NAME_CHARS_MAX = 32
+
+
+class _Rate(ProgressColumn):
+    """Bytes a second in the units of all other lines."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{size(int(task.speed))}/s")
 
 
 class TerminalBars:
@@ -60,7 +69,7 @@ def open_bars(requests: Mapping[str, DownloadRequest]) -> Iterator[TerminalBars]
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        _Rate(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         redirect_stdout=sys.stdout.isatty(),  # otherwise it would take the results away from who reads them

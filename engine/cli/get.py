@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import trio
 
@@ -73,13 +74,18 @@ class _Get:
         refused: ErrorRecord | None = None
         try:
             download = self._running[entry_id] = await engine.offline(request)
-            await download.wait()
+            with suppress(DownloadFailed):  # the entry's own record, read next, says more
+                await download.wait()
         except TransferError as error:  # a complete file that is not what is newly expected of it
             refused = ErrorRecord.of(error, time.time())
-        except DownloadFailed:
-            refused = None  # the entry's own record, read next, says more
         entry = await engine.get(entry_id)
-        return outcome_of(entry, await engine.offline_entry(entry_id), engine.run_stats(entry_id), refused)
+        return outcome_of(
+            entry,
+            await engine.parts(entry_id),
+            await engine.offline_entry(entry_id),
+            engine.run_stats(entry_id),
+            refused,
+        )
 
     def _report(self, outcome: Outcome) -> None:
         if self._arguments.json:

@@ -31,7 +31,7 @@ async def until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
             interrupted = True
             scope.cancel()
             await trio.sleep(_LEAVE_AFTER_S)
-            warn(f"{PROGRAM}: the disk does not answer; what was committed is safe")
+            warn(f"{PROGRAM}: still busy after {_LEAVE_AFTER_S:.0f} s, not waited for; what was committed is safe")
             os._exit(status.INTERRUPTED)
 
     with trio.open_signal_receiver(*wanted) as signals:

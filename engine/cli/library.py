@@ -38,9 +38,7 @@ def current_path(part: PartRecord) -> str:
     return os.path.join(part.folder, part.final_name if published else part.part_name)
 
 
-def held_ranges(
-    store: StateStore, entry: DownloadEntry
-) -> tuple[tuple[PartRecord, ...], list[list[tuple[int, int]]]]:
+def held_ranges(store: StateStore, entry: DownloadEntry) -> tuple[tuple[PartRecord, ...], list[list[tuple[int, int]]]]:
     """The parts, and for each the byte ranges ``[start, end)`` that its bitmap claims.
 
     Another process may begin a new generation between two reads; then it is looked at again.

@@ -6,8 +6,8 @@ import argparse
 
 from engine.cli import status
 from engine.cli.library import PAGE_ENTRIES, has_store, open_store
-from engine.cli.outcome import error_json
-from engine.cli.text import escape, print_json, print_line, shown_url, size
+from engine.cli.outcome import bytes_total, error_json
+from engine.cli.text import escape, print_json, print_line, progress, shown_url, size, state_text
 from engine.model.records import DownloadEntry
 from engine.model.states import State
 from engine.store.state_store import StateStore
@@ -30,24 +30,21 @@ def run(arguments: argparse.Namespace) -> int:
     return status.COMPLETE
 
 
-def _bytes_done(store: StateStore, entry: DownloadEntry) -> int:
-    return sum(part.bytes_done for part in store.parts(entry.id))
-
-
 def _path(store: StateStore, entry: DownloadEntry) -> str | None:
     offline = store.offline(entry.id) if entry.state is State.COMPLETED else None
     return offline.path if offline else None
 
 
 def _as_json(store: StateStore, entry: DownloadEntry) -> dict[str, object]:
+    parts = store.parts(entry.id)
     return {
         "id": entry.id,
         "state": entry.state.value,
         "reason": entry.state_reason.value,
         "url": entry.url,
         "path": _path(store, entry),
-        "bytes_total": entry.bytes_total,
-        "bytes_done": _bytes_done(store, entry),
+        "bytes_total": bytes_total(entry, parts),
+        "bytes_done": sum(part.bytes_done for part in parts),
         "created_at": entry.created_at,
         "updated_at": entry.updated_at,
         "error": error_json(entry.last_error),
@@ -55,14 +52,8 @@ def _as_json(store: StateStore, entry: DownloadEntry) -> dict[str, object]:
 
 
 def _as_line(store: StateStore, entry: DownloadEntry) -> str:
-    state = entry.state.value + (f" ({entry.state_reason.value})" if entry.state_reason.value else "")
-    path = _path(store, entry)
-    done, total = _bytes_done(store, entry), entry.bytes_total
-    if path is not None:
-        amount = size(total)
-    elif total:
-        amount = f"{size(done)} of {size(total)}, {100 * done // total}%"
-    else:
-        amount = f"{size(done)} of {size(total)}"
+    path, parts = _path(store, entry), store.parts(entry.id)
+    done, total = sum(part.bytes_done for part in parts), bytes_total(entry, parts)
+    amount = size(total) if path is not None else progress(done, total)
     where = escape(path) if path is not None else shown_url(entry.url)
-    return f"{escape(entry.id):<32}  {escape(state):<22}  {amount:<28}  {where}"
+    return f"{escape(entry.id):<32}  {state_text(entry):<22}  {amount:<30}  {where}"

@@ -31,12 +31,11 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a file's name must not end the program
     try:
         arguments = parse(argv)
-    except SystemExit as leaving:  # argparse has printed what there is to say
-        return leaving.code if isinstance(leaving.code, int) else status.USAGE
-    try:
         run: Callable[[object], int] = importlib.import_module(_MODULES[arguments.verb]).run
         code = run(arguments)
         sys.stdout.flush()
+    except SystemExit as leaving:  # argparse has printed what there is to say
+        return leaving.code if isinstance(leaving.code, int) else status.USAGE
     except BaseException as error:  # noqa: BLE001  # the outermost border: everything becomes a status here
         return _tell(error)
     return code
@@ -60,7 +59,8 @@ def _tell(error: BaseException) -> int:
 
 def _silence_stdout() -> None:
     """What is still buffered goes nowhere, or Python would complain about the broken pipe when it ends."""
-    if sys.stdout is sys.__stdout__:
+    stdout = sys.__stdout__
+    if stdout is not None and sys.stdout is stdout:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stdout.fileno())
         os.close(nowhere)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from engine import Download, DownloadEntry, OfflineEntry, RunStats, State
 from engine.cli.text import escape, fault_text, rate, shown_url, size
-from engine.model.records import ErrorRecord
+from engine.model.records import DownloadEntry, ErrorRecord, OfflineEntry, PartRecord
+from engine.model.states import State
+
+if TYPE_CHECKING:  # `list` and `show` need none of trio, which takes half of the time to start
+    from engine.control.manager import RunStats
+    from engine.engine import Download
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +84,33 @@ def error_json(error: ErrorRecord | None) -> dict[str, object] | None:
 
 
 def outcome_of(
-    entry: DownloadEntry, offline: OfflineEntry | None, stats: RunStats, error: ErrorRecord | None = None
+    entry: DownloadEntry,
+    parts: Sequence[PartRecord],
+    offline: OfflineEntry | None,
+    stats: RunStats,
+    refused: ErrorRecord | None = None,
 ) -> Outcome:
-    """The outcome of an entry that has ended; ``error`` when this request failed although the entry did not."""
+    """The outcome of an entry that has ended; ``refused`` when this request failed although the entry did not."""
     complete = entry.state is State.COMPLETED
     return Outcome(
         id=entry.id,
         url=entry.url,
         state=entry.state,
         stats=stats,
-        bytes_total=entry.bytes_total,
+        bytes_total=bytes_total(entry, parts),
         offline=offline if complete else None,
-        error=error or (None if complete else entry.last_error),
+        error=refused or (None if complete else entry.last_error),
     )
 
 
 def unfinished(download: Download, url: str) -> Outcome:
     """The outcome of an entry that the closing engine parked."""
     return Outcome(id=download.id, url=url, state=State.PENDING, stats=download.stats)
+
+
+def bytes_total(entry: DownloadEntry, parts: Sequence[PartRecord]) -> int | None:
+    """The size as far as it is known: an unfinished entry's is that of its parts."""
+    lengths = [part.length for part in parts if part.length is not None]
+    if entry.bytes_total is not None or not lengths or len(lengths) < len(parts):
+        return entry.bytes_total
+    return sum(lengths)

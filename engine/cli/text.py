@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TextIO
 
 from engine.config import KIB
 from engine.errors import EngineError, InvalidRequest
-from engine.model.records import ErrorRecord
+from engine.model.records import DownloadEntry, ErrorRecord
 from engine.net.url import parse_url
 
 PROGRAM = "offline-engine"
@@ -56,6 +55,17 @@ def size(count: int | None) -> str:
     return f"{amount:.1f} {unit}"
 
 
+def progress(done: int, total: int | None) -> str:
+    """``1.0 MiB of 4.0 MiB, 25%``."""
+    share = f", {100 * done // total}%" if total else ""
+    return f"{size(done)} of {size(total)}{share}"
+
+
+def state_text(entry: DownloadEntry) -> str:
+    """The state, and why."""
+    return escape(entry.state.value + (f" ({entry.state_reason.value})" if entry.state_reason.value else ""))
+
+
 def rate(count: int, seconds: float) -> str:
     """``120.0 MiB/s``."""
     return f"{size(int(count / seconds))}/s" if seconds > 0 else "-"
@@ -70,7 +80,7 @@ def fault_text(error: ErrorRecord | EngineError) -> str:
     """What happened, whose fault it is, and what to do, on one line."""
     message = error.message if isinstance(error, ErrorRecord) else str(error)
     at_fault = _AT_FAULT.get(str(error.fault), str(error.fault))
-    return escape(f"{message} [{error.code}; at fault: {at_fault}] {error.advice}".rstrip())
+    return escape(f"{message} ({error.code}; at fault: {at_fault}). {error.advice}".rstrip())
 
 
 def print_json(value: object) -> None:
@@ -78,9 +88,9 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=True, separators=(",", ":")), flush=True)
 
 
-def print_line(line: str, *, to: TextIO | None = None) -> None:
+def print_line(line: str) -> None:
     """One line of text, told at once."""
-    print(line, file=to, flush=True)
+    print(line, flush=True)
 
 
 def warn(line: str) -> None:

@@ -105,7 +105,7 @@ def _apply(txn: Txn, part: PartRecord, commit: ChunkCommit) -> PartRecord:
         )
     if not commit.synced and not part.unsynced_boot:
         counted = msgspec.structs.replace(counted, unsynced_boot=commit.boot_id)
-    parts.store(txn, commit.id, counted)
+    parts.store(txn, commit.id, counted, was_unsynced=part.unsynced_boot)
     return counted
 
 

@@ -1,7 +1,8 @@
 """The LMDB environment: opened with every switch spelled out, read and written by whole functions only.
 
 Readers may come from any thread, writers are let in one at a time. Growing the map or opening the environment anew
-takes away what transactions of this process stand on, so both wait until no transaction is open (``_Gate``).
+takes away what transactions of this process stand on, so both wait until no transaction is open (``_Gate``). So does
+aborting: py-lmdb waits inside it until no other thread is reading, which with busy readers is never.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Environment:
         self._readonly = readonly
         self._pid = os.getpid()
         self._gate = _Gate()
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
         self._opened = 0
         self._raw: lmdb.Environment | None = None
         self._handles: Handles = {}
@@ -169,46 +170,42 @@ class Environment:
     def _read_once(self, work: Callable[[Txn], Result], buffers: bool) -> Result:
         with self._gate.shared():
             environment = self._environment()
-            if buffers:
-                with environment.begin(buffers=True) as views:
-                    return work(Txn(views, self._handles, self.damages))
-            with environment.begin() as raw:
+            raw = environment.begin(buffers=True) if buffers else environment.begin()
+            try:
                 return work(Txn(raw, self._handles, self.damages))
+            finally:
+                raw.commit()  # ends a reading one like an abort does, without its wait
 
     def _write_once(self, work: Callable[[Txn], Result]) -> Result:
         seen = self._opened
-        with self._gate.shared():
-            raw = self._environment().begin(write=True)
-            try:
-                number = raw.id()
-                result = work(Txn(raw, self._handles, self.damages))
-            except BaseException:
+        raw = self._environment().begin(write=True)
+        try:
+            number = raw.id()
+            result = work(Txn(raw, self._handles, self.damages))
+        except BaseException:
+            with self._gate.alone():
                 raw.abort()
+            raise
+        try:
+            raw.commit()
+        except _REPAIRABLE:
+            raise
+        except lmdb.Error:
+            self._reopen(seen)
+            if not self._landed(number):
                 raise
-            try:
-                raw.commit()
-            except _REPAIRABLE:
-                raise
-            except lmdb.Error as failed:
-                error = failed
-            else:
-                return result
-        self._reopen(seen)
-        if self._landed(number):
-            return result
-        raise error
+        return result
 
     def _landed(self, number: int) -> bool:
         """Whether the commit of transaction ``number`` took place although it reported an error (L9).
 
         If it did, only the page cache may know of it: a further commit, which is synced, makes it durable or raises.
         """
-        with self._gate.shared():
-            environment = self._environment()
-            if environment.info()["last_txnid"] < number:
-                return False
-            with environment.begin(write=True) as raw:
-                Txn(raw, self._handles, self.damages).put(Table.META, _CONFIRMED, number.to_bytes(8, "big"))
+        environment = self._environment()
+        if environment.info()["last_txnid"] < number:
+            return False
+        with environment.begin(write=True) as raw:
+            Txn(raw, self._handles, self.damages).put(Table.META, _CONFIRMED, number.to_bytes(8, "big"))
         return True
 
     def _grow(self, error: lmdb.MapFullError) -> None:
@@ -223,7 +220,7 @@ class Environment:
 
     def _reopen(self, seen: int) -> None:
         """Close and open again, unless another thread did since ``seen``."""
-        with self._gate.alone():
+        with self._writing, self._gate.alone():
             self._environment()
             if self._opened == seen:
                 self._shut()

@@ -78,10 +78,12 @@ def reset(txn: Txn, entry_id: str, part: PartRecord) -> PartRecord:
     return stored
 
 
-def store(txn: Txn, entry_id: str, part: PartRecord) -> None:
-    """Write the record as it is, and its line in the list of unsynced parts."""
+def store(txn: Txn, entry_id: str, part: PartRecord, *, was_unsynced: str | None = None) -> None:
+    """Write the record as it is, and its line among the unsynced parts unless its mark is ``was_unsynced`` still."""
     key = part_key(entry_key(entry_id), part.index)
     txn.put(Table.PARTS, key, encode(part))
+    if part.unsynced_boot == was_unsynced:
+        return
     if part.unsynced_boot:
         txn.put(Table.UNSYNCED, key, encode(UnsyncedRecord(entry_id, part.unsynced_boot)))
     else:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from engine.errors import BadRange, Changed, ConnectionLost, TooBig, TransferError
+from engine.config import Config
+from engine.errors import BadRange, Changed, ConnectionLost, IntegrityError, TooBig, TransferError
 from engine.model.records import Representation
 from engine.model.retry import decide
 from engine.native import ChunkBuffer
@@ -174,11 +175,11 @@ async def receive_known(services: Services, exchange: Exchange, job: PartJob) ->
             await receive_chunk(services, exchange, job, index)
 
 
-async def receive_unknown(services: Services, exchange: Exchange, job: PartJob) -> int:
+async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, expected: int | None) -> int:
     """The whole file, length unknown until its proper end; returns the length.
 
     Whether the first chunk is the only one decides how it is hashed, so it is sealed only when one more byte, or the
-    end, has come. Raises TooBig beyond ``part_bytes_max``.
+    end, has come. Raises IntegrityError beyond the ``expected`` length, TooBig beyond ``part_bytes_max``.
     """
     chunk = job.grid.chunk_bytes
     length = index = 0
@@ -198,8 +199,7 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob) 
                 with memoryview(carried) as view:
                     ended = await exchange.fill(view) == 0
             length += received
-            if length + len(carried) > services.config.part_bytes_max:
-                raise TooBig(f"the body is longer than {services.config.part_bytes_max} bytes")
+            _check_growth(length + len(carried), expected, services.config)
             await services.committer.reserve(received)
         except BaseException:
             services.sealing.release(buffer)
@@ -211,6 +211,14 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob) 
         if ended:
             return length
         index += 1
+
+
+def _check_growth(length: int, expected: int | None, config: Config) -> None:
+    """An endless body must fill neither the disk nor the time (S26)."""
+    if expected is not None and length > expected:
+        raise IntegrityError(f"the body is longer than the {expected} bytes expected")
+    if length > config.part_bytes_max:
+        raise TooBig(f"the body is longer than {config.part_bytes_max} bytes")
 
 
 async def _fill(exchange: Exchange, buffer: ChunkBuffer, start: int, end: int) -> int:

@@ -279,7 +279,8 @@ class Transfer:
                 if job.unbounded is None:
                     await receive_known(self._services, exchange, job)
                 else:
-                    await self._settle_length(job, await receive_unknown(self._services, exchange, job))
+                    expected = self._entry.expected_length
+                    await self._settle_length(job, await receive_unknown(self._services, exchange, job, expected))
         finally:
             self._source.done(exchange)
         if job.error is not None:
@@ -288,9 +289,8 @@ class Transfer:
     async def _settle_length(self, job: PartJob, length: int) -> None:
         """The body ended properly: now there is a grid, and its sealed chunks can be committed."""
         expected = self._entry.expected_length
-        if expected is not None and length != expected:
-            kind: type[TransferError] = ConnectionLost if length < expected else IntegrityError
-            raise kind(f"{length} bytes came, expected {expected}")
+        if expected is not None and length < expected:
+            raise ConnectionLost(f"{length} bytes came, expected {expected}")
         await job.wait_sealed()
         chunks, job.unbounded = job.unbounded or [], None
         job.grid = ChunkGrid(length, job.record.chunk_bytes)

@@ -50,8 +50,8 @@ async def test_the_request_is_exactly_this() -> None:
     fields = dict(line.split(": ", 1) for line in lines[1:-2])
     assert fields.pop("User-Agent").startswith("offline-engine")
     assert fields == {
-        "Host": url.host_header, "Accept": "*/*", "Accept-Encoding": "identity", "Range": "bytes=5-9", "If-Range": '"e"',
-        "X-A": "b",
+        "Host": url.host_header, "Accept": "*/*", "Accept-Encoding": "identity", "Range": "bytes=5-9",
+        "If-Range": '"e"', "X-A": "b",
     }  # fmt: skip
     await client.aclose()
 
@@ -362,7 +362,8 @@ async def test_closed_client_refuses_and_ends_what_runs() -> None:
 @pytest.mark.parametrize(
     "steps",
     [[End.HANG], [b"HTTP/1.1 200 OK\r\nContent-", End.HANG], [answer(b"h", length=5), End.HANG],
-     [b"HTTP/1.1 200 OK\r\n\r\n", End.HANG], [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", End.HANG],
+     [b"HTTP/1.1 200 OK\r\n\r\n", End.HANG],
+     [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", End.HANG],
      [redirect("/b")[:-3], End.HANG]],
 )  # fmt: skip
 async def test_c18_h8_whatever_hangs_when_cancelled_the_pool_ends_empty(steps: list[Step]) -> None:

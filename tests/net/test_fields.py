@@ -29,7 +29,7 @@ def test_count_of_a_number(value: int) -> None:
     assert parse_count(str(value)) == (value if value <= COUNT_MAX else None)
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "1 ", "0x1", "１", "²", "1.0", "9" * 5000])
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "1 ", "0x1", "\uff11", "²", "1.0", "9" * 5000])
 def test_m20_not_a_count(text: str) -> None:
     assert parse_count(text) is None
 
@@ -51,7 +51,7 @@ def test_content_range_reads_nothing_else(text: str) -> None:
     "text",
     ["", "bytes", "bytes 0-4", "bytes=0-4/5", "bytes 0-4/5, bytes 5-6/7", "bytes */5", "bytes 4-0/5", "bytes 0-5/5",
      "items 0-4/5", "bytes 0 - 4/5", "bytes -4/5", "bytes 0-/5", "bytes  0-4/5", "bytes 0-4/" + "9" * 30,
-     "bytes 0-4/５", "bytes 00000000000000000000-4/5"],
+     "bytes 0-4/\uff15", "bytes 00000000000000000000-4/5"],
 )  # fmt: skip
 def test_s3_malformed_content_range(text: str) -> None:
     assert parse_content_range(text) is None
@@ -65,8 +65,8 @@ def test_unsatisfied_total() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("0", 0), ("120", 120), (" 5 ", 5), ("1000000000", 600), ("9" * 5000, 600), ("-5", None), ("NaN", None), ("1e3", None),
-     ("", None), ("soon", None), ("Thu, 01 Jan 1970 00:02:00 GMT", 20), ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+    [("0", 0), ("120", 120), (" 5 ", 5), ("1000000000", 600), ("9" * 5000, 600), ("-5", None), ("NaN", None),
+     ("1e3", None), ("", None), ("soon", None), ("Thu, 01 Jan 1970 00:02:00 GMT", 20), ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
      ("Fri, 31 Dec 9999 23:59:59 GMT", 600), ("Thu, 99 Jan 1970 00:00:00 GMT", None), ("x" * 10000, None), ("٣", None)],
 )  # fmt: skip
 def test_s35_retry_after(text: str, seconds: float | None) -> None:

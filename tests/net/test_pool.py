@@ -29,9 +29,10 @@ class PairDialer(Dialer):
         self.dialed: list[Origin] = []
         self.gate: trio.Event | None = None
         self.refuses = False
+        self.takes_s = 0.0
 
     async def connect(self, origin: Origin) -> Link:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.takes_s)
         if self.gate is not None:
             await self.gate.wait()
         if self.refuses:
@@ -154,8 +155,10 @@ async def test_waiters_are_served_in_order_and_a_cancelled_one_loses_nothing(dia
     async def use(name: str) -> None:
         connection = await pool.acquire(A)
         served.append(name)
-        await trio.testing.wait_all_tasks_blocked()
-        finish(pool, connection)
+        try:
+            await trio.testing.wait_all_tasks_blocked()
+        finally:
+            finish(pool, connection)
 
     async with trio.open_nursery() as nursery:
         scopes = {}
@@ -175,25 +178,30 @@ async def test_waiters_are_served_in_order_and_a_cancelled_one_loses_nothing(dia
     await pool.aclose()
 
 
-async def test_never_more_than_the_limit_whatever_the_load(dialer: PairDialer) -> None:
+async def test_never_more_than_the_limit_whatever_the_load(
+    dialer: PairDialer, autojump_clock: trio.testing.MockClock
+) -> None:
     pool = Pool(Config(connections_max=3), dialer)
-    worst = 0
+    dialer.takes_s = 0.5
+    worst = served = 0
 
     async def use(number: int) -> None:
-        nonlocal worst
-        with trio.move_on_after(0.001 * (number % 7)):
+        nonlocal worst, served
+        with trio.move_on_after(3.0 * (number % 7)):
             connection = await pool.acquire((A, B, C)[number % 3])
             text = counts(pool)
             worst = max(worst, sum(int(part.split("=")[1]) for part in text.split()[:3]))
+            served += 1
             try:
-                await trio.sleep(0.0005 * (number % 4))
+                await trio.sleep(0.3 * (number % 4))
             finally:
                 (finish if number % 2 else discard)(pool, connection)
 
     async with trio.open_nursery() as nursery:
         for number in range(200):
             nursery.start_soon(use, number)
-    assert 0 < worst <= 3
+    assert worst == 3
+    assert 20 < served < 200
     assert counts(pool).startswith("active=0 connecting=0")
     await pool.aclose()
 

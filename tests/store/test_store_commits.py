@@ -48,7 +48,13 @@ def test_a_bit_that_is_set_is_not_counted_twice_and_takes_the_newer_cv(store: St
     add_running(store)
     store.commit_chunks([commit("a", [5, 6])])
     newer = ChunkCommit(
-        id="a", epoch=1, generation=1, chunks=((6, cv(6, "new"), CHUNK), (7, cv(7), 10)), bit_count=100, synced=True, boot_id=""
+        id="a",
+        epoch=1,
+        generation=1,
+        chunks=((6, cv(6, "new"), CHUNK), (7, cv(7), 10)),
+        bit_count=100,
+        synced=True,
+        boot_id="",
     )
     (record,) = store.commit_chunks([newer])
     assert record is not None
@@ -146,7 +152,9 @@ def test_law_1_unsynced_parts_are_listed_until_they_are_synced(root: str) -> Non
     store.commit_chunks([commit("a", [2], synced=False, boot_id="later"), commit("a", [3])])
     store.close()
     store = open_store(root)
-    assert store.unsynced() == [("a", 0, BOOT)], "a later synced commit, or another boot, does not prove the first bytes"
+    assert store.unsynced() == [("a", 0, BOOT)], (
+        "a later synced commit, or another boot, does not prove the first bytes"
+    )
     assert store.mark_synced("a", 0).unsynced_boot == ""
     assert store.unsynced() == []
     assert store.parts("a")[0].unsynced_boot == ""
@@ -213,7 +221,11 @@ class StoreBesideADict(RuleBasedStateMachine):
         if not stale:
             self.model[which].update(chunks)
 
-    @rule(which=st.integers(0, 1), first=st.one_of(st.sampled_from(EDGES), st.integers(0, 19999)), count=st.integers(0, 9000))
+    @rule(
+        which=st.integers(0, 1),
+        first=st.one_of(st.sampled_from(EDGES), st.integers(0, 19999)),
+        count=st.integers(0, 9000),
+    )
     def clear(self, which: int, first: int, count: int) -> None:
         self.store.clear_chunks("a", 1, which, [(first, count)])
         self.model[which] = {at: value for at, value in self.model[which].items() if not first <= at < first + count}

@@ -7,16 +7,17 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from engine.config import Config
-from engine.errors import NoSpace, StoreUnusable
-from engine.model.chunks import ChunkGrid
+from engine.errors import NoSpace, StaleEpoch
 from engine.store.state_store import StateStore
-from tests.store.helpers import BOOT, CHUNK, add_running, child, commit, cv, entry, open_store, read_line, run_child
+from tests.store.helpers import CHUNK, add_running, child, commit, cv, open_store, read_line, run_child
 
 WRITER = """
 store = open_store(root, Config(map_bytes=1 << 18))
@@ -65,12 +66,16 @@ held = [environment.begin() for _ in range(20)]
 print("reading", flush=True)
 sys.stdin.readline()
 """
-    with child("keep = open_store(root); print('kept', flush=True); sys.stdin.readline(); keep.close()", root) as keeper:
+    with child(
+        "keep = open_store(root); print('kept', flush=True); sys.stdin.readline(); keep.close()", root
+    ) as keeper:
         read_line(keeper)
         with child(code, root) as reader:
             read_line(reader)
             reader.kill()
-        freed = run_child("s = StateStore.open_readonly(root, Config(), FileSystem()); print(s._environment.reader_check())", root)
+        freed = run_child(
+            "s = StateStore.open_readonly(root, Config(), FileSystem()); print(s._environment.reader_check())", root
+        )
         assert int(freed) == 20
         keeper.communicate("\n")
     open_store(root).close()
@@ -108,9 +113,9 @@ os.waitpid(pid, 0)
     assert said == ["ForkedProcess ForkedProcess ForkedProcess ForkedProcess", "['a', 'c'] True"]
 
 
-def test_l1_a_tiny_map_grows_while_threads_read(root: str) -> None:
-    store = open_store(root, Config(map_bytes=1 << 17))
-    add_running(store, chunks=100000)
+@contextmanager
+def busy_readers(store: StateStore) -> Iterator[None]:
+    """Three threads that read without a pause, and must see chunks only become more."""
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -128,12 +133,32 @@ def test_l1_a_tiny_map_grows_while_threads_read(root: str) -> None:
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
         reader.start()
-    for start in range(0, 20000, 500):
-        store.commit_chunks([commit("a", range(start, start + 500), 100000)])
-    stop.set()
-    for reader in readers:
-        reader.join()
+    try:
+        yield
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
     assert failures == []
+
+
+def test_a_write_that_fails_does_not_wait_for_busy_readers_to_rest(store: StateStore) -> None:
+    """py-lmdb's abort waits for a moment without readers: that took half a minute now and then."""
+    add_running(store, chunks=100000)
+    with busy_readers(store):
+        begun = time.monotonic()
+        for _ in range(50):
+            with pytest.raises(StaleEpoch):
+                store.update("a", 2, title="x")
+        assert time.monotonic() - begun < 20
+
+
+def test_l1_a_tiny_map_grows_while_threads_read(root: str) -> None:
+    store = open_store(root, Config(map_bytes=1 << 17))
+    add_running(store, chunks=100000)
+    with busy_readers(store):
+        for start in range(0, 20000, 500):
+            store.commit_chunks([commit("a", range(start, start + 500), 100000)])
     assert store._environment.map_bytes > 1 << 17
     assert store.held_runs("a", 0, 100000) == [(0, 20000)]
     store.close()
@@ -179,7 +204,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB of its own."""
     where = tmp_path / "disk"
     where.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", where], check=False).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", where], check=False).returncode
+    ):
         pytest.skip("needs the right to mount")
     yield where
     subprocess.run(["umount", where], check=True)
@@ -235,7 +263,17 @@ def test_l8_l9_a_failing_system_call_never_loses_an_acknowledged_commit(root: st
     """EIO in LMDB's data or meta writes or its sync: that commit is told right, and the store goes on after it."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not there")
-    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={when}")
+    inject = (
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:error=EIO:when={when}",
+    )
     said = run_child(FAILING, root, *inject).split(" ")
     assert int(said[0]) >= 11
     assert all(name == "StoreUnusable" for name in said[1].split(",") if name) if len(said) > 1 else True

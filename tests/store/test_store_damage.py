@@ -214,7 +214,9 @@ def test_l11_l12_a_truncated_data_file_is_refused_before_it_is_read(root: str) -
     open_store(root).close()
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 8192, b"\0" * 100, b"not a database " * 1000], ids=["empty", "zeros", "few", "text"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 8192, b"\0" * 100, b"not a database " * 1000], ids=["empty", "zeros", "few", "text"]
+)
 def test_c15_l14_a_foreign_data_file_is_refused_and_left_untouched(root: str, content: bytes) -> None:
     os.makedirs(root + "/store")
     data = Path(root) / "store" / "data.mdb"

@@ -63,7 +63,12 @@ def test_listing_by_state_follows_transitions(store: StateStore) -> None:
     assert [found.id for found in store.list(State.PENDING, after="b")] == ["d"]
     assert [found.id for found in store.list(State.IN_PROGRESS)] == ["b"]
     counts = store.counts()
-    assert (counts[State.PENDING], counts[State.IN_PROGRESS], counts[State.PAUSED], counts[State.FAILED]) == (2, 1, 1, 0)
+    assert (counts[State.PENDING], counts[State.IN_PROGRESS], counts[State.PAUSED], counts[State.FAILED]) == (
+        2,
+        1,
+        1,
+        0,
+    )
 
 
 def test_paging_refuses_what_cannot_work(store: StateStore) -> None:
@@ -185,7 +190,11 @@ def test_values_that_only_a_newer_version_knows_survive(root: str) -> None:
     store.update("a", 1, title="touched")
     found = store.get("a")
     assert found is not None
-    assert (found.state.value, found.state_reason.value, found.durability.value) == ("hibernating", "full_moon", "triple")
+    assert (found.state.value, found.state_reason.value, found.durability.value) == (
+        "hibernating",
+        "full_moon",
+        "triple",
+    )
     assert not found.state.known
     assert store.counts()[State("hibernating")] == 1
     assert [one.id for one in store.list(State("hibernating"))] == ["a"]

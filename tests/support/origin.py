@@ -157,7 +157,7 @@ async def _talk(sock: trio.socket.SocketType, origin: Origin, connection: int, t
     transport = trio.SocketStream(sock)
     stream: trio.abc.Stream = transport if tls is None else trio.SSLStream(transport, tls, server_side=True)
     # Engines of these tests are stopped and killed at any moment: a client that is gone is not the origin's trouble.
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+    with sock, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while (raw := await _read_request(stream)) is not None:
             asked = _parse(raw, len(origin.asked) + 1, connection)
             origin.asked.append(asked)
@@ -169,7 +169,6 @@ async def _talk(sock: trio.socket.SocketType, origin: Origin, connection: int, t
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if end is not End.KEEP:
                 break
-    sock.close()
 
 
 async def _read_request(stream: trio.abc.Stream) -> bytes | None:
@@ -201,9 +200,7 @@ async def _answer(stream: trio.abc.Stream, origin: Origin, asked: Asked) -> End:
     if reply.framing == "chunked":
         body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in _pieces(body)) + b"0\r\n\r\n"
     sent = body if reply.send is None else body[: reply.send]
-    await _send(stream, origin, sent, reply.rate or origin.rate)
-    if reply.surplus:
-        await stream.send_all(reply.surplus)
+    await _send(stream, origin, sent, reply)
     return End.CLOSE if reply.framing == "eof" and reply.end is End.KEEP else reply.end
 
 
@@ -237,9 +234,11 @@ def _pieces(body: bytes) -> list[bytes]:
     return [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
 
 
-async def _send(stream: trio.abc.Stream, origin: Origin, body: bytes, rate: float | None) -> None:
+async def _send(stream: trio.abc.Stream, origin: Origin, body: bytes, reply: Reply) -> None:
     due = trio.current_time()
-    for piece in _pieces(body):
+    rate = reply.rate or origin.rate
+    *pieces, last = _pieces(body) or [b""]
+    for piece in (*pieces, last + reply.surplus):
         await stream.send_all(piece)
         origin.sent += len(piece)
         origin.moved()

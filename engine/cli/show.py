@@ -1,0 +1,146 @@
+"""``show``: all that is known of one entry; works while another process runs the engine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from engine.cli import status
+from engine.cli.library import current_path, held_ranges, open_store
+from engine.cli.outcome import bytes_total
+from engine.cli.text import escape, fault_text, moment, print_json, print_line, progress, shown_url, size, state_text
+from engine.errors import UnknownEntry
+from engine.model.records import Attempt, DownloadEntry, OfflineEntry, PartRecord
+from engine.model.states import Reason, State
+from engine.store.state_store import StateStore
+
+ATTEMPTS_SHOWN = 5
+RANGES_SHOWN = 8
+
+# What would move an entry on, by state and reason; by state alone where the reason does not matter.
+_MOVED_BY: dict[tuple[State, Reason | None], str] = {
+    (State.PENDING, None): "a free place in a running engine, or the same `get` again",
+    (State.PENDING, Reason.BACKOFF): "time, while its engine runs; or the same `get` again",
+    (State.PENDING, Reason.SHUTDOWN): "the same `get` again: its engine was closed while it ran, what it had is kept",
+    (State.PENDING, Reason.RECOVERED): "the same `get` again: its process ended without closing, what it had is kept",
+    (State.PENDING, Reason.NEEDS_CREDENTIALS): "the same `get` with its secret headers, which are never stored",
+    (State.PAUSED, None): "resuming it, or the same `get` again",
+    (State.FAILED, None): "the same `get` again, once the cause is gone",
+    (State.CANCELLED, None): "the same `get` again, from the beginning",
+    (State.COMPLETED, None): "nothing: it is complete",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One look at an entry. ``held``: the byte ranges each part's bitmap claims; ``pid``: the engine's, 0 if none."""
+
+    entry: DownloadEntry
+    parts: tuple[PartRecord, ...]
+    held: list[list[tuple[int, int]]]
+    offline: OfflineEntry | None
+    pid: int
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the entry. Raises UnknownEntry, StoreError."""
+    with open_store(arguments.root) as store:
+        view = _look(store, arguments.id)
+    if arguments.json:
+        print_json(_as_json(view))
+    else:
+        for line in _as_lines(view):
+            print_line(line)
+    return status.COMPLETE
+
+
+def _look(store: StateStore, entry_id: str) -> _View:
+    entry = store.get(entry_id)
+    if entry is None:
+        raise UnknownEntry(f"there is no entry {entry_id}")
+    parts, held = held_ranges(store, entry)
+    session = store.session
+    # A hint for people only; the truth is the lease, and to ask for that could keep a starting engine out.
+    running = not session.previous_clean and os.path.exists(f"/proc/{session.pid}")
+    return _View(entry, parts, held, store.offline(entry_id), session.pid if running else 0)
+
+
+def _as_json(view: _View) -> dict[str, object]:
+    return {
+        **msgspec.to_builtins(view.entry),
+        "url": view.entry.url,
+        "parts": [_part_json(part, held) for part, held in zip(view.parts, view.held, strict=True)],
+        "offline": msgspec.to_builtins(view.offline),
+    }
+
+
+def _part_json(part: PartRecord, held: list[tuple[int, int]]) -> dict[str, object]:
+    """Every field of the record; what is done is counted from the same bitmap that ``held`` shows."""
+    return {
+        **msgspec.to_builtins(part),
+        "path": current_path(part),
+        "final_path": os.path.join(part.folder, part.final_name),
+        "chunks_done": sum(-(-(end - start) // part.chunk_bytes) for start, end in held),
+        "bytes_done": sum(end - start for start, end in held),
+        "held": [list(span) for span in held],
+    }
+
+
+def _as_lines(view: _View) -> Iterator[str]:
+    entry = view.entry
+    done = sum(end - start for held in view.held for start, end in held)
+    yield f"id          {escape(entry.id)}"
+    yield f"url         {shown_url(entry.url)}"
+    yield f"state       {state_text(entry)} since {moment(entry.updated_at)}"
+    yield f"moved by    {_moved_by(view)}"
+    yield f"progress    {progress(done, bytes_total(entry, view.parts))}"
+    yield f"asked       {moment(entry.created_at)}, durability {escape(entry.durability.value)}"
+    if entry.destination:
+        yield f"goes to     {escape(entry.destination)}{'/' if entry.destination_is_folder else ''}"
+    if entry.next_retry_at is not None:
+        yield f"next try    {moment(entry.next_retry_at)}"
+    if entry.secret_header_names:
+        yield f"secrets     {escape(', '.join(entry.secret_header_names))} (values are not stored)"
+    for name, digest in entry.expect.items():
+        yield f"expected    {escape(name)} {escape(digest)}"
+    if view.offline is not None:
+        yield f"file        {escape(view.offline.path)}"
+        yield f"blake3      {view.offline.blake3}"
+    if entry.last_error is not None:
+        yield f"last error  {moment(entry.last_error.at)} {fault_text(entry.last_error)}"
+    for part, held in zip(view.parts, view.held, strict=True):
+        yield from _part_lines(part, held)
+    for attempt in entry.attempts[-ATTEMPTS_SHOWN:]:
+        yield _attempt_line(attempt)
+
+
+def _moved_by(view: _View) -> str:
+    entry = view.entry
+    if entry.state is State.IN_PROGRESS:
+        if view.pid:
+            return f"process {view.pid}, which is downloading it"
+        return "the same `get` again: its process is gone, what was committed is kept"
+    key = (entry.state, entry.state_reason)
+    return _MOVED_BY.get(key) or _MOVED_BY.get((entry.state, None), "a newer version of this program")
+
+
+def _part_lines(part: PartRecord, held: list[tuple[int, int]]) -> Iterator[str]:
+    yield f"part {part.index}      {escape(current_path(part))}"
+    yield f"            {part.phase.value}, generation {part.generation}, chunks of {size(part.chunk_bytes)}"
+    shown = ", ".join(f"{start}-{end}" for start, end in held[:RANGES_SHOWN]) or "nothing yet"
+    more = f" and {len(held) - RANGES_SHOWN} more (see --json)" if len(held) > RANGES_SHOWN else ""
+    yield f"            holds {shown}{more}"
+    known = part.representation
+    facts = [known.etag and f"etag {known.etag}", known.last_modified, known.content_type, known.ranges and "ranges"]
+    yield f"            source: {escape(', '.join(str(fact) for fact in facts if fact)) or 'told nothing of itself'}"
+
+
+def _attempt_line(attempt: Attempt) -> str:
+    ended = fault_text(attempt.error) if attempt.error is not None else "ended in order"
+    seconds = max(0.0, attempt.ended_at - attempt.started_at)
+    took = f"{size(attempt.bytes_fetched)} in {seconds:.1f} s"
+    return f"attempt {attempt.number:<3} {moment(attempt.started_at)} {took}: {ended}"
