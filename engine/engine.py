@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import trio
@@ -16,7 +17,7 @@ from engine.control.manager import Manager, RunStats
 from engine.control.recovery import Recovery
 from engine.control.settle import settle
 from engine.control.verify import Validation, validate
-from engine.errors import DownloadFailed, EngineClosed, StoreCorrupt, UnknownEntry
+from engine.errors import DownloadFailed, EngineClosed, StorageError, StoreCorrupt, StoreError, UnknownEntry
 from engine.files.filesystem import FileSystem
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, DownloadRequest, OfflineEntry, PartRecord
@@ -177,7 +178,9 @@ async def open_engine(
         clean = True
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lambda: store.close(clean=clean), limiter=writer)
+            # A mark of a clean end that cannot be written is missed by nobody: the next start looks closer.
+            with contextlib.suppress(StorageError, StoreError):
+                await trio.to_thread.run_sync(lambda: store.close(clean=clean), limiter=writer)
 
 
 @asynccontextmanager
@@ -214,9 +217,7 @@ async def _running(
     )
     raised: BaseException | None = None
     try:
-        async with trio.open_nursery() as core:
-            core.start_soon(sealing.run)
-            core.start_soon(committer.run)
+        async with trio.open_nursery() as core, _outlasting(core, sealing.run, committer.run):
             core.start_soon(settle, services)
             async with trio.open_nursery() as entries:
                 manager = Manager(services, hub, entries)
@@ -243,6 +244,25 @@ async def _running(
 
 def _absolute(root: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.fspath(root))
+
+
+@asynccontextmanager
+async def _outlasting(nursery: trio.Nursery, *tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run the tasks for the block, shielded from a cancellation from outside: what the block still has to put in order
+    when it is cancelled needs them."""
+    scopes = [trio.CancelScope(shield=True) for _ in tasks]
+
+    async def run(scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
+        with scope:
+            await task()
+
+    for scope, task in zip(scopes, tasks, strict=True):
+        nursery.start_soon(run, scope, task)
+    try:
+        yield
+    finally:
+        for scope in scopes:
+            scope.cancel()
 
 
 def _sole(error: BaseException) -> BaseException:

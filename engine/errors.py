@@ -7,7 +7,7 @@ can help (``retryable``), and what to do (``advice``)::
     ├─ InvalidRequest        a request that can never work           ├─ UnknownEntry
     ├─ IllegalTransition     an event its state does not allow       ├─ EngineClosed
     ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, EventsLost
-    ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt, StoreUnusable, ForkedProcess
+    ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable, EntryExists, ForkedProcess
     └─ TransferError         what ends or interrupts one attempt
        ├─ NetworkError ── DnsError, ConnectRefused, ConnectTimeout, ConnectionLost, Stalled
        ├─ TlsError
@@ -125,6 +125,20 @@ class StoreCorrupt(StoreError):
     advice = (
         "Move the folder 'store' of the root aside; finished files are untouched and can be fetched or adopted again."
     )
+
+
+class BadRecord(StoreCorrupt):
+    """One record or page is damaged or was written by a newer version; the rest of the store is sound."""
+
+    code = "store_record"
+    advice = "The entry is verified again from its file; what cannot be proved is fetched again."
+
+
+class EntryExists(StoreError, ValueError):
+    """An entry with this id is there already; nothing was changed."""
+
+    code = "entry_exists"
+    fault = Fault.ENGINE
 
 
 class StoreUnusable(StoreError):

@@ -28,7 +28,7 @@ def requests_of(arguments: argparse.Namespace) -> dict[str, DownloadRequest]:
         raise InvalidRequest("no URL was given")
     if len(urls) > 1:
         for name in _ONE_URL_ONLY:
-            if getattr(arguments, name):
+            if getattr(arguments, name) not in (None, []):
                 raise InvalidRequest(f"--{name.replace('_', '-')} is for one URL, and {len(urls)} were given")
     if arguments.cacert is not None:
         _check_authorities(arguments.cacert)

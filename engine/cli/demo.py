@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from blake3 import blake3
 import engine
 from engine.cli import status
 from engine.cli.demo_origin import DemoOrigin
+from engine.cli.interrupt import OneInterrupt
 from engine.cli.library import held_ranges, open_store
 from engine.cli.text import PROGRAM, escape, print_line, rate, size, warn
 from engine.config import DEFAULT_CONFIG, MIB
@@ -32,6 +32,7 @@ BLOCK_BYTES = 4 * MIB
 # The first run is slowed down, so that the kill meets it in the middle of its work and not in its last moment.
 FIRST_RUN_S = 4.0
 STEP_TIMEOUT_S = 300.0
+LOOK_EVERY_S = 0.2  # whether the process still runs
 _URL_PATH = "/film.bin"
 
 
@@ -40,7 +41,7 @@ class DemoFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Killed:
+class KilledRun:
     """What the killed process left. ``fetched`` bytes left the origin; ``held`` are claimed by the bitmap."""
 
     fetched: int
@@ -54,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not SIZE_MIB_MIN <= arguments.size <= SIZE_MIB_MAX:
         raise InvalidRequest(f"--size must be {SIZE_MIB_MIN} to {SIZE_MIB_MAX} (MiB), not {arguments.size}")
     try:
-        with _terminated_like_interrupted(), _work_folder(arguments.root) as folder:
-            return status.COMPLETE if _show(folder, arguments.size * MIB) else status.FAILED
+        with OneInterrupt() as interrupts, _work_folder(arguments.root) as folder:
+            return status.COMPLETE if _show(folder, arguments.size * MIB, interrupts) else status.FAILED
     except DemoFailed as error:
         warn(f"{PROGRAM} demo: {escape(str(error))}\nFAIL")
         return status.FAILED
@@ -66,16 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that the temporary folder and the child go away with the demo."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _work_folder(parent: str | None) -> Iterator[str]:
     if parent is not None:
         os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -83,7 +74,7 @@ def _work_folder(parent: str | None) -> Iterator[str]:
         yield folder
 
 
-def _show(folder: str, length: int) -> bool:
+def _show(folder: str, length: int, interrupts: OneInterrupt) -> bool:
     content = os.path.join(folder, "origin.bin")
     library = os.path.join(folder, "library")
     print_line(f"1. An origin of {size(length)} on loopback, deterministic pseudo-random bytes.")
@@ -91,14 +82,15 @@ def _show(folder: str, length: int) -> bool:
     with DemoOrigin({_URL_PATH: content}, bytes_per_s=length / FIRST_RUN_S) as origin:
         url = origin.url(_URL_PATH)
         print_line(f"2. {PROGRAM} get {url}, {CONNECTIONS} connections; killed with SIGKILL half-way.")
-        killed = _run_and_kill(origin, url, library, length)
+        command = _Command(url, library, interrupts)
+        killed = _run_and_kill(origin, command, length)
         print_line(
             f"   killed after {killed.seconds:.1f} s: {size(killed.fetched)} had been sent,"
             f" {size(killed.held)} survive as claimed chunks"
         )
         origin.bytes_per_s = None
         print_line("3. The same command again, at full speed.")
-        result = _run_again(url, library)
+        result = _run_again(command)
         fetched = origin.sent
     print_line("4. Both files, read and hashed by other libraries.")
     expected, found = _digests(content), _digests(result.path)
@@ -106,7 +98,7 @@ def _show(folder: str, length: int) -> bool:
     checks = {
         "the published file has the origin's BLAKE3 and SHA-256": found == expected,
         "the engine told the same BLAKE3": result.blake3 == expected[0],
-        **_bytes_checks(length, killed, result, fetched),
+        **bytes_checks(length, killed, result, fetched),
     }
     for name, good in checks.items():
         print_line(f"   {'ok  ' if good else 'FAIL'} {name}")
@@ -124,42 +116,56 @@ def _write_content(path: str, length: int) -> None:
         )
 
 
-@contextmanager
-def _engine_process(url: str, library: str) -> Iterator[subprocess.Popen[str]]:
-    """The command line in a process of its own; it does not outlive the block."""
-    package_parent = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
-    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "engine", "--root", library, "get", url, "--json", "--no-progress"]
-    process = subprocess.Popen(
-        [*command, "--connections", str(CONNECTIONS)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """The command line that is run twice."""
+
+    url: str
+    library: str
+    interrupts: OneInterrupt
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[str]]:
+        """It, in a process of its own, which does not outlive the block."""
+        process: subprocess.Popen[str] | None = None
         try:
+            with self.interrupts.held():
+                process = self._start()
             yield process
         finally:
-            process.kill()
+            if process is not None:
+                process.kill()
+                process.communicate()
+
+    def _start(self) -> subprocess.Popen[str]:
+        package_parent = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
+        path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
+        command = [sys.executable, "-m", "engine", "--root", self.library, "get", self.url, "--json", "--no-progress"]
+        return subprocess.Popen(
+            [*command, "--connections", str(CONNECTIONS)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
-def _run_and_kill(origin: DemoOrigin, url: str, library: str, length: int) -> _Killed:
+def _run_and_kill(origin: DemoOrigin, command: _Command, length: int) -> KilledRun:
     began = time.monotonic()
-    with _engine_process(url, library) as process:
-        half_way = origin.wait_sent(length // 2, STEP_TIMEOUT_S)
-        early = process.poll()
+    with command.running() as process:
+        half_way = _wait_half_way(origin, process, length)
         process.kill()
         _, complaints = process.communicate()
     seconds = time.monotonic() - began
     origin.hang_up()
-    if early is not None or not half_way:
+    if not half_way:
         raise DemoFailed(f"the engine ended or stood still before it could be killed: {complaints.strip()}")
-    with open_store(library) as store:
-        entry = store.list()[0]
-        parts, held = held_ranges(store, entry)
-    return _Killed(
+    with open_store(command.library) as store:
+        parts, held = held_ranges(store, store.list()[0])
+    if not parts:
+        raise DemoFailed("the engine had not begun its file before it was killed")
+    return KilledRun(
         fetched=origin.sent,
         held=sum(end - start for start, end in held[0]),
         chunk_bytes=parts[0].chunk_bytes,
@@ -167,8 +173,17 @@ def _run_and_kill(origin: DemoOrigin, url: str, library: str, length: int) -> _K
     )
 
 
+def _wait_half_way(origin: DemoOrigin, process: subprocess.Popen[str], length: int) -> bool:
+    """False when the process ended before, or got nowhere."""
+    deadline = time.monotonic() + STEP_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        if origin.wait_sent(length // 2, LOOK_EVERY_S):
+            return process.poll() is None
+    return False
+
+
 @dataclass(frozen=True, slots=True)
-class _Result:
+class ResumedRun:
     """What the second run says of itself."""
 
     path: str
@@ -178,8 +193,8 @@ class _Result:
     seconds: float
 
 
-def _run_again(url: str, library: str) -> _Result:
-    with _engine_process(url, library) as process:
+def _run_again(command: _Command) -> ResumedRun:
+    with command.running() as process:
         try:
             output, complaints = process.communicate(timeout=STEP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -187,7 +202,7 @@ def _run_again(url: str, library: str) -> _Result:
     if process.returncode != status.COMPLETE:
         raise DemoFailed(f"the second run ended with status {process.returncode}: {output}{complaints}".strip())
     said = json.loads(output)
-    return _Result(said["path"], said["blake3"], said["bytes_fetched"], said["bytes_resumed"], said["seconds"])
+    return ResumedRun(said["path"], said["blake3"], said["bytes_fetched"], said["bytes_resumed"], said["seconds"])
 
 
 def _digests(path: str) -> tuple[str, str]:
@@ -197,7 +212,8 @@ def _digests(path: str) -> tuple[str, str]:
     return blake3().update_mmap(path).hexdigest(), sha256
 
 
-def _bytes_checks(length: int, killed: _Killed, result: _Result, fetched: int) -> dict[str, bool]:
+def bytes_checks(length: int, killed: KilledRun, result: ResumedRun, fetched: int) -> dict[str, bool]:
+    """Whether the bytes add up; ``fetched`` is what left the origin in both runs."""
     lost_max = DEFAULT_CONFIG.commit_window_bytes + CONNECTIONS * killed.chunk_bytes
     return {
         "every claimed byte was trusted": result.resumed == killed.held > 0,
@@ -206,7 +222,7 @@ def _bytes_checks(length: int, killed: _Killed, result: _Result, fetched: int) -
     }
 
 
-def _report(length: int, killed: _Killed, result: _Result, fetched: int, hashes: tuple[str, str]) -> None:
+def _report(length: int, killed: KilledRun, result: ResumedRun, fetched: int, hashes: tuple[str, str]) -> None:
     rows = (
         ("fetched", f"{size(fetched)} in both runs ({size(killed.fetched)} + {size(fetched - killed.fetched)})"),
         ("trusted", f"{size(result.resumed)} of the first run"),

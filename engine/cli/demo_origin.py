@@ -81,7 +81,7 @@ class DemoOrigin:
             thread.join()
 
     def prepare(self, connection: socket.socket) -> socket.socket:
-        """A new connection, as it is served. A seam: TLS would begin here."""
+        """A new connection, as it is served. A seam: TLS may begin here."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         return connection
 
@@ -104,14 +104,17 @@ class DemoOrigin:
         try:
             # The engine may be killed, or leave, at any moment: then the connection just ends.
             with contextlib.suppress(OSError), self.prepare(connection) as prepared:
+                with self._changed:
+                    self._connections[threading.current_thread()] = prepared
                 while head := _read_head(prepared):
-                    self._answer(prepared, head)
+                    self.answer(prepared, head)
         finally:
             connection.close()
             with self._changed:
                 del self._connections[threading.current_thread()]
 
-    def _answer(self, connection: socket.socket, head: str) -> None:
+    def answer(self, connection: socket.socket, head: str) -> None:
+        """Answer one request. A seam: a test may look at the head, or answer otherwise."""
         request, *lines = head.split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         path = self._files.get(request.split(" ")[1].partition("?")[0])

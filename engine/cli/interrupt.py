@@ -1,10 +1,13 @@
-"""Ctrl-C and SIGTERM: the work is cancelled once, and what it still has to put in order is waited for."""
+"""Ctrl-C and SIGTERM: the work is ended once, and what it still has to put in order is waited for."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Self
 
 import trio
 
@@ -27,12 +30,14 @@ async def until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
 
     async def watch(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         nonlocal interrupted
-        async for _ in signals:
-            interrupted = True
-            scope.cancel()
-            await trio.sleep(_LEAVE_AFTER_S)
-            warn(f"{PROGRAM}: still busy after {_LEAVE_AFTER_S:.0f} s, not waited for; what was committed is safe")
-            os._exit(status.INTERRUPTED)
+        await anext(signals)
+        interrupted = True
+        scope.cancel()
+        with trio.move_on_after(_LEAVE_AFTER_S):
+            async for _ in signals:
+                continue  # it is ending already; what is not taken here would be raised again afterwards
+        warn(f"{PROGRAM}: still busy after {_LEAVE_AFTER_S:.0f} s, not waited for; what was committed is safe")
+        os._exit(status.INTERRUPTED)
 
     with trio.open_signal_receiver(*wanted) as signals:
         async with trio.open_nursery() as nursery:
@@ -41,4 +46,47 @@ async def until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
             with scope:
                 await work()
             nursery.cancel_scope.cancel()
+    if interrupted:
+        for number in wanted:
+            signal.signal(number, signal.SIG_IGN)  # the process only ends from here on
     return interrupted
+
+
+class OneInterrupt:
+    """For code without trio: in its ``with`` block the first SIGINT or SIGTERM raises KeyboardInterrupt.
+
+    Further ones do nothing, so that cleaning up is not interrupted in its turn. Main thread only.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        self._held = False
+        self._before: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """An interruption in this block is raised at its end: what the block makes is known by then."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._came:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        first, self._came = not self._came, True
+        if first and not self._held:
+            raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from engine.control.hub import EventHub
 from engine.control.requests import entry_of, merge, split_fields
 from engine.control.slots import PrioritySlots
-from engine.errors import EngineClosed, EngineError, IntegrityError, UnknownEntry
+from engine.errors import EngineClosed, EngineError, IntegrityError, StorageError, StoreError, UnknownEntry
 from engine.files.reading import digest_of_path
 from engine.model.events import StateChanged
 from engine.model.records import Attempt, DownloadEntry, DownloadRequest, ErrorRecord
@@ -61,6 +61,7 @@ class Manager:
         self._runs: dict[str, _Run] = {}
         self._stats: dict[str, RunStats] = {}
         self._settled: dict[str, trio.Event] = {}
+        self._unrecorded: dict[str, EngineError] = {}
         self._asking = trio.Lock()
         self.closing = False
 
@@ -100,7 +101,7 @@ class Manager:
         }
         if changes:
             entry = await self._services.write(self._services.store.update, entry.id, entry.epoch, **changes)
-        event = ASK_AGAIN.get(entry.state)
+        event = Event.RECOVER if entry.state is State.IN_PROGRESS else ASK_AGAIN.get(entry.state)
         if event is not None:
             entry = await self._move(entry, event, next_retry_at=None)
         self._start(entry, secret, fresh=fresh)
@@ -142,14 +143,17 @@ class Manager:
             after = page[-1].id
 
     async def wait(self, entry_id: str) -> DownloadEntry:
-        """The entry once it is COMPLETED, FAILED or CANCELLED and nothing runs for it. Raises UnknownEntry,
-        EngineClosed."""
+        """The entry once it is COMPLETED, FAILED or CANCELLED and nothing runs for it, or once the store cannot record
+        what becomes of it. Raises UnknownEntry, EngineClosed."""
         while True:
             entry = self._services.store.get(entry_id)
             if entry is None:
                 raise UnknownEntry(f"there is no entry {entry_id}")
-            if entry.state in TERMINAL and entry_id not in self._runs:
-                return entry
+            if entry_id not in self._runs:
+                if entry.state in TERMINAL:
+                    return entry
+                if (error := self._unrecorded.get(entry_id)) is not None:
+                    return replace(entry, last_error=ErrorRecord.of(error, self._services.now()))
             self._check_open()
             await self._settled.setdefault(entry_id, trio.Event()).wait()
 
@@ -167,6 +171,7 @@ class Manager:
         if entry.id in self._runs:
             return
         self._runs[entry.id] = _Run(secret, fresh)
+        self._unrecorded.pop(entry.id, None)
         self._stats.setdefault(entry.id, RunStats())
         self._nursery.start_soon(self._drive, entry, name=f"entry {entry.id}")
 
@@ -179,6 +184,10 @@ class Manager:
                 if delay_s is None:
                     return
                 await trio.sleep(delay_s)
+        except (StoreError, StorageError) as error:
+            # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands: asking
+            # again, or the next start, takes the entry up from there.
+            self._unrecorded[entry.id] = error
         finally:
             del self._runs[entry.id]
             event = self._settled.pop(entry.id, None)

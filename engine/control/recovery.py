@@ -35,11 +35,9 @@ class Recovery:
         """Recover every entry that needs it."""
         for entry in list(self._in_state(State.IN_PROGRESS)):
             self._take_back(entry)
-        session = self.store.session
-        if not session.same_boot:
-            self._recheck_unsynced()
-            if not session.previous_clean:
-                self._recheck_suspects()
+        self._recheck_unsynced()
+        if self.store.session.recheck:
+            self._recheck_suspects()
         return self.found
 
     def _in_state(self, state: State) -> Iterator[DownloadEntry]:
@@ -67,7 +65,7 @@ class Recovery:
         except StorageError:
             return False
         try:
-            if (file.device, file.inode, file.size) != (record.device, record.inode, record.length):
+            if (file.identity, file.size) != (record.identity, record.length):
                 return False
             publish(file, record, overwrite=entry.overwrite)
         except StorageError:

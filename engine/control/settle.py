@@ -3,9 +3,11 @@ it."""
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 
-from engine.errors import StorageError
+from engine.errors import StorageError, StoreError
 from engine.files.part_file import open_part
 from engine.model.records import PartPhase
 from engine.transfer.services import Services
@@ -15,9 +17,10 @@ async def settle(services: Services) -> None:
     """Every ``settle_interval_s``: sync the finished files that are not known synced, and note that they are."""
     while True:
         await trio.sleep(services.config.settle_interval_s)
-        for entry_id, part_index, boot_id in services.store.unsynced():
-            if boot_id == services.boot_id and await services.work(_sync, services, entry_id, part_index):
-                await services.write(services.store.mark_synced, entry_id, part_index)
+        with contextlib.suppress(StorageError, StoreError):  # the store's disk is in trouble: the marks stay for later
+            for entry_id, part_index, boot_id in services.store.unsynced():
+                if boot_id == services.boot_id and await services.work(_sync, services, entry_id, part_index):
+                    await services.write(services.store.mark_synced, entry_id, part_index)
 
 
 def _sync(services: Services, entry_id: str, part_index: int) -> bool:

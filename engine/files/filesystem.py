@@ -6,14 +6,17 @@ sealer's (native); everything else that touches a file or folder goes through he
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import sys
 from typing import Final
 
 from engine import native
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
+_GET_VERSION: Final = 0x80087601  # FS_IOC_GETVERSION
 _READ_BYTES: Final = 1024 * 1024
 
 
@@ -37,7 +40,7 @@ class FileSystem:
                 os.mkdir(folder, FOLDER_MODE)
             except FileExistsError:
                 if not os.path.isdir(folder):
-                    raise
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
             else:
                 changed.append(os.path.dirname(folder))
         return changed
@@ -71,6 +74,15 @@ class FileSystem:
     def stat_fd(self, fd: int) -> os.stat_result:
         """fstat."""
         return os.fstat(fd)
+
+    def file_version(self, fd: int) -> int:
+        """The inode's generation, which tells a file from a later one that got its number; 0 where there is none."""
+        answer = bytearray(8)
+        try:
+            fcntl.ioctl(fd, _GET_VERSION, answer)
+        except OSError:
+            return 0  # tmpfs and others, which do not give a number twice
+        return int.from_bytes(answer[:4], sys.byteorder)
 
     def stat_name(self, folder_fd: int, name: str) -> os.stat_result | None:
         """lstat of a name in a folder; None when there is none."""
@@ -169,7 +181,7 @@ class FileSystem:
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def keep_from_programs(self, path: str) -> None:
-        """Mark every descriptor that this process has of the file at ``path`` close-on-exec: for libraries that do not."""
+        """Mark every descriptor of this process for the file at ``path`` close-on-exec: for libraries that do not."""
         wanted = os.stat(path)
         for name in os.listdir("/proc/self/fd"):
             try:

@@ -34,7 +34,13 @@ class PartFile:
     fd: int
     device: int
     inode: int
+    version: int
     size: int
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """Device, inode and the inode's version: no other file has the same, not even one made after this is gone."""
+        return self.device, self.inode, self.version
 
     def close(self) -> None:
         """Close both descriptors; calling it again does nothing."""
@@ -48,7 +54,8 @@ def _opened(files: FileSystem, folder: str, name: str, folder_fd: int, fd: int) 
     info = files.stat_fd(fd)
     if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
         raise PartLost(f"{name} in {folder} is not a plain file of the engine's own")
-    return PartFile(files, folder, name, folder_fd, fd, info.st_dev, info.st_ino, info.st_size)
+    version = files.file_version(fd)
+    return PartFile(files, folder, name, folder_fd, fd, info.st_dev, info.st_ino, version, info.st_size)
 
 
 def check_free_space(files: FileSystem, folder_fd: int, length: int, config: Config) -> None:
@@ -152,6 +159,15 @@ def restore_size(part: PartFile, length: int, config: Config) -> None:
     part.size = length
 
 
+def cut_surplus(part: PartFile, length: int) -> None:
+    """Cut off what was put behind the ``length`` bytes of a part from outside."""
+    try:
+        part.files.truncate(part.fd, length)
+    except OSError as error:
+        raise storage_error(error, f"{part.name} in {part.folder}") from error
+    part.size = length
+
+
 def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
     """Give the part its final name, drop the unfinished files of older generations, and make both durable.
 
@@ -163,7 +179,9 @@ def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
     try:
         there = files.stat_name(part.folder_fd, final_name)
         if not _is_same_file(there, part):
-            own = there is not None and record.replaces != 0 and there.st_ino == record.replaces
+            own = record.replaces != 0 and is_file(
+                files, part.folder_fd, final_name, record.replaces, record.replaces_version
+            )
             _rename(part, final_name, overwrite=overwrite or own)
         for name in superseded:
             files.unlink(part.folder_fd, name)
@@ -173,6 +191,18 @@ def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
     except OSError as error:
         raise storage_error(error, f"publishing {os.path.join(part.folder, final_name)}") from error
     part.name = final_name
+
+
+def is_file(files: FileSystem, folder_fd: int, name: str, inode: int, version: int) -> bool:
+    """Whether the name is that of the very file with this inode and version."""
+    try:
+        fd = files.open_existing(folder_fd, name, write=False)
+    except OSError:
+        return False
+    try:
+        return files.stat_fd(fd).st_ino == inode and files.file_version(fd) == version
+    finally:
+        files.close(fd)
 
 
 def _is_same_file(info: os.stat_result | None, part: PartFile) -> bool:

@@ -124,7 +124,8 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     what the bitmap claims. ``unsynced_boot``: the boot id under which bits were committed without a data sync; empty
     when every set bit's bytes are known synced. ``digest``: the BLAKE3 hash, once it is known. ``superseded``: names of
     unfinished files of older generations, kept until this one is complete (DESIGN law 3). ``replaces``: inode of the
-    entry's own published file of an older generation, the only file that publishing may replace unasked.
+    entry's own published file of an older generation, the only file that publishing may replace unasked. The
+    ``…_version`` of an inode tells it from a later file that got its number.
     """
 
     index: int = 0
@@ -139,11 +140,18 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     bytes_done: int = 0
     device: int = 0
     inode: int = 0
+    inode_version: int = 0
     representation: Representation = Representation()
     unsynced_boot: str = ""
     digest: str = ""
     superseded: tuple[str, ...] = ()
     replaces: int = 0
+    replaces_version: int = 0
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """Device, inode and the inode's version of the file."""
+        return self.device, self.inode, self.inode_version
 
 
 class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 from blake3 import blake3
 
-from engine.errors import StoreCorrupt
+from engine.errors import BadRecord
 
 FORMAT: Final = 1
 KEY_BYTES: Final = 16
@@ -30,13 +30,6 @@ Payload = bytes | memoryview
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 
-class BadRecord(StoreCorrupt):
-    """One record or page is damaged or was written by a newer version; the rest of the store is sound."""
-
-    code = "store_record"
-    advice = "The entry is verified again from its file; what cannot be proved is fetched again."
-
-
 class Table(Enum):
     """The LMDB databases inside the store, by name."""
 
@@ -50,6 +43,8 @@ class Table(Enum):
     BY_STATE = b"by_state"
     UNSYNCED = b"unsynced"
     SUSPECTS = b"suspects"
+
+    __hash__ = object.__hash__  # members are looked up for every value; Enum's own hash is Python code
 
 
 _SEEDS: Final = {table: zlib.crc32(bytes([FORMAT]) + table.value) for table in Table}

@@ -8,10 +8,10 @@ from itertools import groupby
 
 import msgspec
 
+from engine.errors import BadRecord
 from engine.model.chunks import CV_BYTES, CVS_PER_PAGE, ChunkGrid
 from engine.model.records import PartRecord
 from engine.store import entries, pages, parts, suspects
-from engine.store.codec import BadRecord
 from engine.store.txn import Txn
 
 

@@ -7,21 +7,15 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.errors import EngineError, InvalidRequest, StaleEpoch, StoreCorrupt, UnknownEntry
+from engine.errors import BadRecord, EntryExists, InvalidRequest, StaleEpoch, StoreCorrupt, UnknownEntry
 from engine.model.records import DownloadEntry, OfflineEntry
 from engine.model.states import NEW_EPOCH, Event, Reason, State, advance
-from engine.store.codec import BadRecord, Table, decode, encode, entry_key, number_key, number_of, state_key
+from engine.store.codec import Table, decode, encode, entry_key, number_key, number_of, state_key
 from engine.store.txn import Txn
 
 _NEXT_SEQUENCE: Final = b"next_sequence"
 # What only `transition` and `add` may set.
 _GUARDED: Final = frozenset({"id", "state", "epoch", "sequence", "created_at"})
-
-
-class EntryExists(EngineError, ValueError):
-    """An entry with this id is there already; nothing was changed. Asking again is merged before it comes here."""
-
-    code = "entry_exists"
 
 
 def find(txn: Txn, entry_id: str) -> DownloadEntry | None:

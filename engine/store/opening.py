@@ -14,7 +14,6 @@ from engine.store.codec import Table
 from engine.store.txn import Handles
 
 DATA_NAME: Final = "data.mdb"
-LOCK_NAME: Final = "lock.mdb"
 READERS_MAX: Final = 256
 _TABLES_MAX: Final = 32
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from engine import native
+from engine.errors import BadRecord
 from engine.model.bitmap import Bitmap
 from engine.model.chunks import BITS_PER_PAGE, CV_BYTES, CVS_PER_PAGE
-from engine.store.codec import BadRecord, Payload, Table, entry_key, page_key, page_of, part_key
+from engine.store.codec import Payload, Table, entry_key, page_key, page_of, part_key
 from engine.store.txn import Txn
 
 _PAGE_BYTES: Final = BITS_PER_PAGE // 8

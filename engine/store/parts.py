@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.errors import UnknownEntry
+from engine.errors import BadRecord, UnknownEntry
 from engine.model.records import DownloadEntry, PartRecord
-from engine.store.codec import KEY_BYTES, BadRecord, Table, decode, encode, entry_key, part_index_of, part_key
+from engine.store.codec import KEY_BYTES, Table, decode, encode, entry_key, part_index_of, part_key
 from engine.store.txn import Txn
 
 

@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from engine.store.codec import BadRecord, Table, decode, encode
+from engine.errors import BadRecord
+from engine.store.codec import Table, decode, encode
 from engine.store.txn import Txn
 
 _KEY: Final = b"session"
@@ -18,6 +19,7 @@ class _SessionRecord(msgspec.Struct, frozen=True):
     pid: int
     started_at: float
     clean: bool
+    recheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Session:
     """This opening of the store and how the one before it ended.
 
     A store that was just made counts as closed cleanly. ``previous_boot_id`` is empty when there was no session before,
-    or when its record was damaged (then it does not count as clean either).
+    or when its record was damaged (then it does not count as clean either). ``recheck``: the suspect log is to be
+    hashed again, because a session ended uncleanly under another boot, and no start since has come to the end of it.
     """
 
     previous_clean: bool
@@ -33,6 +36,7 @@ class Session:
     boot_id: str
     pid: int
     started_at: float
+    recheck: bool = False
 
     @property
     def same_boot(self) -> bool:
@@ -43,13 +47,16 @@ class Session:
 def begin_session(txn: Txn, *, boot_id: str, pid: int, now: float) -> Session:
     """Record a session that is not closed; committed before anything else is written (section 3 step 2)."""
     previous = _previous(txn)
-    txn.put(Table.META, _KEY, encode(_SessionRecord(boot_id=boot_id, pid=pid, started_at=now, clean=False)))
+    recheck = previous.recheck or (not previous.clean and previous.boot_id != boot_id)
+    record = _SessionRecord(boot_id=boot_id, pid=pid, started_at=now, clean=False, recheck=recheck)
+    txn.put(Table.META, _KEY, encode(record))
     return Session(
         previous_clean=previous.clean,
         previous_boot_id=previous.boot_id,
         boot_id=boot_id,
         pid=pid,
         started_at=now,
+        recheck=recheck,
     )
 
 
@@ -57,6 +64,11 @@ def end_session(txn: Txn, session: Session) -> None:
     """Record that the session ended in order; the last act of a close."""
     record = _SessionRecord(boot_id=session.boot_id, pid=session.pid, started_at=session.started_at, clean=True)
     txn.put(Table.META, _KEY, encode(record))
+
+
+def end_recheck(txn: Txn) -> None:
+    """Record that the suspect log was hashed again."""
+    txn.put(Table.META, _KEY, encode(msgspec.structs.replace(_previous(txn), recheck=False)))
 
 
 def read_session(txn: Txn) -> Session:

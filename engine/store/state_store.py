@@ -29,7 +29,7 @@ from engine.store.environment import Environment
 from engine.store.lease import Lease
 from engine.store.root import check_file_system, prepare_root
 from engine.store.schema import SCHEMA_VERSION, migrate, peek_version
-from engine.store.session import Session, begin_session, end_session, read_session
+from engine.store.session import Session, begin_session, end_recheck, end_session, read_session
 from engine.store.suspects import Suspects
 from engine.store.translate import translated
 from engine.store.txn import Txn
@@ -256,7 +256,12 @@ class StateStore:
 
     def clear_suspects(self) -> None:
         """Forget the suspect log: its chunks were hashed again, or the last session ended cleanly."""
-        self._environment.write(lambda txn: txn.clear(Table.SUSPECTS))
+
+        def work(txn: Txn) -> None:
+            txn.clear(Table.SUSPECTS)
+            end_recheck(txn)
+
+        self._environment.write(work)
 
     def rebuild_indexes(self) -> int:
         """Make the indexes anew from the entries, after damage to one; returns the number of sound entries."""

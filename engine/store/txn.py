@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from engine.store.codec import BadRecord, Payload, Table, seal, unseal
+from engine.errors import BadRecord
+from engine.store.codec import Payload, Table, seal, unseal
 from engine.store.damage import Damage, DamageLog
 
 if TYPE_CHECKING:  # lmdb's types take parameters in its stubs only

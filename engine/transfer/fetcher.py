@@ -8,11 +8,13 @@ import trio
 
 from engine.config import Config
 from engine.errors import BadRange, Changed, ConnectionLost, IntegrityError, TooBig, TransferError
+from engine.files.part_file import check_free_space
 from engine.model.records import Representation
 from engine.model.retry import decide
 from engine.native import ChunkBuffer
 from engine.net.client import Client
 from engine.net.connection import Exchange
+from engine.net.head import Framing
 from engine.net.response import Answer, AnswerKind, judge
 from engine.net.url import Url
 from engine.transfer.part_job import PartJob
@@ -21,6 +23,8 @@ from engine.transfer.services import Services
 
 # A fetcher whose spans fail this often in a row, without one chunk between, retires; the others take over its chunks.
 FAILURES_IN_A_ROW_MAX = 3
+# A body of unknown length grows towards the reserve of free space, which is looked at this often.
+CHUNKS_PER_SPACE_CHECK = 16
 
 
 class RangesLost(Exception):  # a signal inside this package, not an error that anyone is told
@@ -110,6 +114,7 @@ class Fetcher:
                 raise RangesLost(answer.representation)
             if answer.kind is AnswerKind.UNSATISFIED:
                 raise BadRange(f"the source says that bytes {start}-{end - 1} are not in the file", status=416)
+            hold_to_range(exchange, answer)
         except BaseException:
             self._plan.give_back(lease.first, lease.count)
             if exchange is not None:
@@ -136,6 +141,12 @@ class Fetcher:
         finally:
             self._plan.give_back(at, lease.end - at)
             self._source.done(exchange)
+
+
+def hold_to_range(exchange: Exchange, answer: Answer) -> None:
+    """A range whose body states no length of its own (chunked) must still be as long as it says."""
+    if answer.end is not None and exchange.framing is not Framing.LENGTH:
+        exchange.expect(answer.end - answer.start)
 
 
 async def receive_chunk(services: Services, exchange: Exchange, job: PartJob, index: int) -> None:
@@ -179,12 +190,15 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, 
     """The whole file, length unknown until its proper end; returns the length.
 
     Whether the first chunk is the only one decides how it is hashed, so it is sealed only when one more byte, or the
-    end, has come. Raises IntegrityError beyond the ``expected`` length, TooBig beyond ``part_bytes_max``.
+    end, has come. Raises IntegrityError beyond the ``expected`` length, TooBig beyond ``part_bytes_max``, NoSpace when
+    it grows into the configured reserve.
     """
     chunk = job.grid.chunk_bytes
     length = index = 0
     carried = bytearray()
     while True:
+        if index % CHUNKS_PER_SPACE_CHECK == 0:
+            await services.work(check_free_space, services.files, job.file.folder_fd, 0, services.config)
         buffer = await services.sealing.acquire()
         try:
             received = len(carried)

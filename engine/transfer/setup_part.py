@@ -19,6 +19,8 @@ from engine.files.names import part_name, safe_name, with_tag
 from engine.files.part_file import (
     PartFile,
     create_part,
+    cut_surplus,
+    is_file,
     open_for_finishing,
     open_part,
     prepare_folder,
@@ -54,12 +56,23 @@ async def check_target(services: Services, entry: DownloadEntry, previous: PartR
 
 def _is_taken(services: Services, folder: str, name: str, previous: PartRecord | None) -> bool:
     """Whether another file than the entry's own published one has the name."""
-    there = services.files.stat_path(os.path.join(folder, name), follow=False)
-    return there is not None and not (_published(previous) and previous is not None and there.st_ino == previous.inode)
+    if services.files.stat_path(os.path.join(folder, name), follow=False) is None:
+        return False
+    inode, version = _published_file(previous)
+    folder_fd = services.files.open_folder(folder)
+    try:
+        return not (inode and is_file(services.files, folder_fd, name, inode, version))
+    finally:
+        services.files.close(folder_fd)
 
 
-def _published(previous: PartRecord | None) -> bool:
-    return previous is not None and previous.phase is PartPhase.PUBLISHED
+def _published_file(previous: PartRecord | None) -> tuple[int, int]:
+    """Inode and version of the entry's newest published file; zeros when there is none."""
+    if previous is None:
+        return 0, 0
+    if previous.phase is PartPhase.PUBLISHED:
+        return previous.inode, previous.inode_version
+    return previous.replaces, previous.replaces_version
 
 
 def place(
@@ -69,7 +82,7 @@ def place(
     if entry.destination and not entry.destination_is_folder:
         folder, name = os.path.split(entry.destination)
         return folder, name
-    if previous is not None and _published(previous):
+    if previous is not None and _published_file(previous)[0]:
         return previous.folder, previous.final_name
     name = safe_name(representation.name or url.last_segment)
     folder = entry.destination or services.library
@@ -88,6 +101,7 @@ async def allocate(
     durable = is_durable(entry)
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
     await services.work(prepare_folder, services.files, folder, create=True, durable=durable)
+    replaces, replaces_version = _published_file(previous)
     generation = previous.generation + 1 if previous is not None else 1
     record = PartRecord(
         generation=generation,
@@ -98,14 +112,17 @@ async def allocate(
         chunk_bytes=chunk_bytes_for(representation.length, services.config),
         representation=representation,
         superseded=_superseded(previous, folder),
-        replaces=previous.inode if previous is not None and _published(previous) else 0,
+        replaces=replaces,
+        replaces_version=replaces_version,
     )
     await services.write(services.store.reset_part, entry.id, entry.epoch, record)
     file = await services.work(
         create_part, services.files, folder, record.part_name, record.length, services.config, durable=durable
     )
     try:
-        record = replace(record, phase=PartPhase.ACTIVE, device=file.device, inode=file.inode)
+        record = replace(
+            record, phase=PartPhase.ACTIVE, device=file.device, inode=file.inode, inode_version=file.version
+        )
         await services.write(services.store.put_part, entry.id, entry.epoch, record)
     except BaseException:
         file.close()
@@ -167,11 +184,13 @@ async def _believe(
         first = file.size // grid.chunk_bytes
         record = await services.write(store.clear_chunks, *where, [(first, grid.count - first)])
         await services.work(restore_size, file, grid.length, services.config)
-    if (file.device, file.inode) != (record.device, record.inode):
+    if file.size > grid.length:
+        await services.work(cut_surplus, file, grid.length)
+    if file.identity != record.identity:
         held = await services.work(store.bitmap, entry.id, record.index, grid.count)
         bad = await services.work(bad_chunks, store, services.files, entry.id, record, file, grid, held)
         record = await services.write(store.clear_chunks, *where, [(index, 1) for index in bad])
-        record = replace(record, device=file.device, inode=file.inode)
+        record = replace(record, device=file.device, inode=file.inode, inode_version=file.version)
         await services.write(store.put_part, entry.id, entry.epoch, record)
     return record
 

@@ -15,7 +15,6 @@ from engine.errors import (
     ConnectionLost,
     EngineError,
     IntegrityError,
-    TransferError,
     UnverifiableLength,
 )
 from engine.model.bitmap import Bitmap
@@ -26,7 +25,7 @@ from engine.net.connection import Exchange
 from engine.net.head import Framing
 from engine.net.response import Answer, AnswerKind, judge
 from engine.net.url import parse_url
-from engine.transfer.fetcher import Fetcher, RangesLost, Source, receive_known, receive_unknown
+from engine.transfer.fetcher import Fetcher, RangesLost, Source, hold_to_range, receive_known, receive_unknown
 from engine.transfer.finish import finish
 from engine.transfer.part_job import PartJob
 from engine.transfer.plan import Plan
@@ -136,6 +135,7 @@ class Transfer:
             self._source.done(exchange)
             raise
         if answer.kind is AnswerKind.RANGE:
+            hold_to_range(exchange, answer)
             await self._fetch_spans(job, exchange, answer)
         else:
             await self._stream(job, exchange)

@@ -20,10 +20,13 @@ cd "$copy"
 OFFLINE_ENGINE_SANITIZE=address,undefined "$python" setup.py --quiet build_ext --inplace
 
 # The stub and the C program are checked by the ordinary run; stubtest does not start under a preloaded sanitizer.
-# allocator_may_return_null: an impossible pool must be a MemoryError here too.
+# allocator_may_return_null: an impossible pool must be a MemoryError here too. PYTHONMALLOC: so that the sanitizer sees
+# the bounds of every Python object, not only of whole arenas. --capture=sys: its report must reach the terminal.
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:abort_on_error=1 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+    PYTHONMALLOC=malloc \
     OFFLINE_ENGINE_TEST_EXAMPLES="${OFFLINE_ENGINE_TEST_EXAMPLES:-25}" \
     PYTHONPATH="$copy" \
-    "$python" -m pytest -q -p no:cacheprovider --rootdir "$copy" tests/native --ignore tests/native/test_build.py "$@"
+    "$python" -m pytest -q -p no:cacheprovider --capture=sys --rootdir "$copy" \
+    tests/native --ignore tests/native/test_build.py "$@"

@@ -108,7 +108,8 @@ def test_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "retryable"),
     [(401, "auth", False), (403, "auth", False), (404, "not_found", False), (410, "gone", False),
-     (400, "http_4xx", False),     (408, "http_4xx", True), (429, "rate_limited", True), (500, "http_5xx", True), (501, "http_5xx", False),
+     (400, "http_4xx", False), (408, "http_4xx", True), (429, "rate_limited", True), (500, "http_5xx", True),
+     (501, "http_5xx", False),
      (503, "http_5xx", True), (511, "http_5xx", False), (524, "http_5xx", True)],
 )  # fmt: skip
 def test_s37_status_says_whether_again_helps(status: int, code: str, retryable: bool) -> None:

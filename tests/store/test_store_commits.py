@@ -1,6 +1,8 @@
-"""Committing chunks: bits, CVs and counters move together, once, and only for the epoch and generation that is there."""
+"""Committing chunks: bits, CVs and counters move together, once, and only for the epoch and generation of now."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -8,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from engine.errors import StaleEpoch, UnknownEntry
+from engine.errors import BadRecord, StaleEpoch, UnknownEntry
 from engine.model.chunks import BITS_PER_PAGE, CVS_PER_PAGE
 from engine.store import suspects as suspect_log
-from engine.store.codec import BadRecord
 from engine.store.commits import ChunkCommit
 from engine.store.state_store import StateStore
 from tests.store.helpers import BOOT, CHUNK, add_running, commit, cv, dump, entry, open_store, part
@@ -266,4 +267,4 @@ TestStoreBesideADict.settings = settings(max_examples=25, stateful_step_count=12
 def test_runs_of_say_the_same_as_the_numbers(indexes: set[int]) -> None:
     runs = suspect_log.runs_of(sorted(indexes))
     assert [index for first, count in runs for index in range(first, first + count)] == sorted(indexes)
-    assert all(first + count < after for (first, count), (after, _) in zip(runs, runs[1:], strict=False))
+    assert all(first + count < after for (first, count), (after, _) in pairwise(runs))

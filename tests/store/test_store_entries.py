@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.errors import IllegalTransition, InvalidRequest, StaleEpoch, UnknownEntry
+from engine.errors import EntryExists, IllegalTransition, InvalidRequest, StaleEpoch, UnknownEntry
 from engine.model.records import Durability
 from engine.model.states import Event, Reason, State
-from engine.store.entries import EntryExists
 from engine.store.state_store import StateStore
 from tests.store.helpers import add_running, dump, entry, offline, open_store, part
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
@@ -14,7 +15,8 @@ import pytest
 from engine.config import Config
 from engine.errors import EngineClosed, StoreBusy, StoreCorrupt, StoreTooNew, StoreUnusable
 from engine.files.filesystem import FileSystem
-from engine.store import opening, root as roots, schema
+from engine.store import opening, schema
+from engine.store import root as roots
 from engine.store.codec import Table
 from engine.store.creation import ensure_store
 from engine.store.lease import Lease, read_owner
@@ -104,7 +106,11 @@ def test_l7_a_second_opener_is_told_the_owners_pid(root: str) -> None:
 
 
 def test_l6_the_same_process_cannot_open_twice(root: str, store: StateStore) -> None:
-    for opener in (lambda: open_store(root), lambda: StateStore.open_readonly(root, Config(), FileSystem())):
+    openers: list[Callable[[], StateStore]] = [
+        lambda: open_store(root),
+        lambda: StateStore.open_readonly(root, Config(), FileSystem()),
+    ]
+    for opener in openers:
         with pytest.raises(StoreBusy) as caught:
             opener()
         assert caught.value.pid == os.getpid()
@@ -294,26 +300,24 @@ def test_a_migration_that_fills_the_map_grows_it(root: str) -> None:
 def test_d17_a_root_on_a_network_file_system_is_refused_before_anything_is_made(root: str, kind: str) -> None:
     parent = os.path.realpath(os.path.dirname(root))
     mounts = f"1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:9 / {parent} rw - {kind} server:/share rw\n"
-    for opener in (
+    openers: list[Callable[[], StateStore]] = [
         lambda: StateStore.open(root, Config(), OtherFiles(mounts=mounts), now=1.0),
         lambda: StateStore.open_readonly(root, Config(), OtherFiles(mounts=mounts)),
-    ):
+    ]
+    for opener in openers:
         with pytest.raises(StoreUnusable, match=kind.replace(".", r"\.")):
             opener()
     assert not os.path.exists(root)
 
 
 def test_d17_the_longest_and_last_mount_point_tells_the_file_system() -> None:
-    table = "\n".join(
-        [
-            "1 0 8:1 / / rw - ext4 /dev/sda rw",
-            "2 1 0:9 / /mnt rw shared:3 - nfs server:/ rw",
-            "3 2 0:9 / /mnt/with\\040space rw - xfs /dev/sdb rw",
-            "4 1 0:9 / /top rw - nfs server:/ rw",
-            "5 1 0:9 / /top rw - tmpfs tmpfs rw",
-            "broken line",
-        ]
-    )
+    table = r"""1 0 8:1 / / rw - ext4 /dev/sda rw
+2 1 0:9 / /mnt rw shared:3 - nfs server:/ rw
+3 2 0:9 / /mnt/with\040space rw - xfs /dev/sdb rw
+4 1 0:9 / /top rw - nfs server:/ rw
+5 1 0:9 / /top rw - tmpfs tmpfs rw
+broken line
+"""
     expected = {
         "/": "ext4", "/home/x": "ext4", "/mnt": "nfs", "/mnt/a/b": "nfs", "/mntx": "ext4",
         "/mnt/with space/a": "xfs", "/top/a": "tmpfs",

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -20,9 +20,9 @@ import msgspec
 import trio
 
 from engine import DownloadFailed, DownloadRequest, Durability, open_engine
-from engine.files.filesystem import FileSystem
 from engine.store.environment import Environment
 from tests.support.library import small
+from tests.support.steps import Steps, step_transactions, stepping_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CRASHED = 99
@@ -60,69 +60,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[str, ...] = ()
 
 
-class Steps:
-    """Counts durable steps and ends the process before the chosen one, as a crash would: nothing is unwound."""
-
-    def __init__(self, crash_at: int) -> None:
-        self.taken: list[str] = []
-        self._crash_at = crash_at
-
-    def take(self, name: str) -> None:
-        """One more step is about to happen."""
-        self.taken.append(name)
-        if len(self.taken) == self._crash_at:
-            os._exit(CRASHED)
-
-
-CHANGING_CALLS = (
-    "make_folders",
-    "create_exclusive",
-    "allocate",
-    "truncate",
-    "write_all",
-    "sync_data",
-    "sync",
-    "rename_noreplace",
-    "rename_over",
-    "link",
-    "unlink",
-    "remove_tree",
-)
-
-
-def stepping_files(steps: Steps) -> FileSystem:
-    """A file system whose changing calls are steps."""
-    files = FileSystem()
-    for name in CHANGING_CALLS:
-        setattr(files, name, _stepping(getattr(files, name), name, steps))
-    return files
-
-
-def _stepping(call: Callable[..., Any], name: str, steps: Steps) -> Callable[..., Any]:
-    def stepped(*args: Any, **kwargs: Any) -> Any:
-        steps.take(name)
-        return call(*args, **kwargs)
-
-    return stepped
-
-
-def step_transactions(steps: Steps) -> None:
-    """Make the beginning and the end of every store transaction a step, in this process."""
-    write = Environment.write
-
-    def stepped(self: Environment, work: Callable[[Any], Any]) -> Any:
-        steps.take("transaction")
-        result = write(self, work)
-        steps.take("committed")
-        return result
-
-    Environment.write = stepped  # type: ignore[method-assign]
-
-
 async def run_job(job: Job) -> Report:
     """The engine run itself."""
-    steps = Steps(job.crash_at)
-    step_transactions(steps)
+    steps = Steps(job.crash_at, lambda: os._exit(CRASHED))  # as a crash does: nothing is unwound
+    step_transactions(steps, Environment)
     request = DownloadRequest(
         url=job.url,
         id=job.id,

@@ -1,0 +1,119 @@
+"""The command line, in this process or in one of its own, and an origin that can be watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.cli.demo_origin import DemoOrigin
+
+PACKAGE_PARENT = Path(__file__).parent.parent.parent
+TIMEOUT_S = 60.0
+
+SMALL = b"small " * 500
+LARGE = bytes(range(256)) * (12 * 4096)  # 12 MiB: over several connections
+
+
+class WatchedOrigin(DemoOrigin):
+    """Remembers the heads it was sent and counts connections; ``busy`` requests are answered 503 first."""
+
+    def __init__(
+        self, files: Mapping[str, str], *, bytes_per_s: float | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(files, bytes_per_s=bytes_per_s)
+        self.heads: list[str] = []
+        self.connections = 0
+        self.busy = 0
+        self._tls = tls
+
+    def prepare(self, connection: socket.socket) -> socket.socket:
+        self.connections += 1
+        return super().prepare(connection) if self._tls is None else self._tls.wrap_socket(connection, server_side=True)
+
+    def send_file(self, connection: socket.socket, fd: int, offset: int, count: int) -> int:
+        if self._tls is None:
+            return super().send_file(connection, fd, offset, count)
+        return connection.send(os.pread(fd, min(count, 65536), offset))
+
+    def answer(self, connection: socket.socket, head: str) -> None:
+        self.heads.append(head)
+        if self.busy:
+            self.busy -= 1
+            connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+            return
+        super().answer(connection, head)
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a run of the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    @property
+    def object(self) -> dict[str, Any]:
+        [found] = self.objects
+        return found
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "engine", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PACKAGE_PARENT)}
+
+
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background hands its children an ignored one
+
+
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """The command line in a process of its own; it does not outlive the block."""
+    process = subprocess.Popen(
+        command(*arguments),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hear_interrupts,  # noqa: PLW1509  # a test process without threads of its own to be hurt
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ended(process: subprocess.Popen[str]) -> Said:
+    """Wait for its end."""
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    return Said(process.returncode, out, err)
+
+
+def run(*arguments: str | Path) -> Said:
+    """The command line in a process of its own, from start to end."""
+    with started(*arguments) as process:
+        return ended(process)
