@@ -206,19 +206,25 @@ class Manager:
             await transfer.run()
         except EngineError as error:
             self._count(entry.id, transfer, began, run)
-            return await self._after_error(entry, run, self._ended(attempt, transfer, error), error, transfer)
+            with trio.CancelScope(shield=True):
+                return await self._after_error(entry, run, self._ended(attempt, transfer, error), error, transfer)
         except BaseException:  # cancelled (nurseries wrap that in groups), or a bug: parked either way, resumable
             self._count(entry.id, transfer, began, run)
             with trio.CancelScope(shield=True):
-                attempts = self._history(entry, self._ended(attempt, transfer, None))
-                await self._move(entry, Event.PREEMPT, Reason.SHUTDOWN, attempts=attempts)
+                await self._leave(entry, self._ended(attempt, transfer, None))
             raise
         self._count(entry.id, transfer, began, run)
-        completed = self._services.store.get(entry.id) or entry
-        self._announce(completed, State.IN_PROGRESS)
-        attempts = self._history(entry, self._ended(attempt, transfer, None))
-        await self._services.write(self._services.store.update, entry.id, entry.epoch, attempts=attempts)
-        return completed, None
+        with trio.CancelScope(shield=True):
+            return await self._leave(entry, self._ended(attempt, transfer, None)), None
+
+    async def _leave(self, entry: DownloadEntry, attempt: Attempt) -> DownloadEntry:
+        """Record an attempt that ended without an error: complete, or cut off (perhaps just after it completed)."""
+        present = self._services.store.get(entry.id) or entry
+        attempts = self._history(entry, attempt)
+        if present.state is State.IN_PROGRESS:
+            return await self._move(present, Event.PREEMPT, Reason.SHUTDOWN, attempts=attempts)
+        self._announce(present, State.IN_PROGRESS)
+        return await self._services.write(self._services.store.update, entry.id, entry.epoch, attempts=attempts)
 
     async def _after_error(
         self, entry: DownloadEntry, run: _Run, attempt: Attempt, error: EngineError, transfer: Transfer

@@ -5,6 +5,7 @@ A step is a file system call that changes something, or the beginning or end of 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,14 @@ async def _finished_file_gone(processes: EngineProcesses, origin: Origin, here: 
     return Scene(job, here / "library" / "files" / "film.bin", None, deleted=True)
 
 
+async def _finished_file_harmed(processes: EngineProcesses, origin: Origin, here: Path) -> Scene:
+    job = _job(origin, here)
+    assert await processes.run(job) == 0
+    target = here / "library" / "files" / "film.bin"
+    os.truncate(target, len(NEW) - 1)
+    return Scene(job, target, NEW[:-1], deleted=True)
+
+
 async def _unknown_length(processes: EngineProcesses, origin: Origin, here: Path) -> Scene:
     origin.script = _chunked
     return Scene(_job(origin, here), here / "library" / "files" / "film.bin", None)
@@ -124,7 +133,17 @@ def _check_in_the_end(scene: Scene, payload: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "prepare", [_fresh, _relaxed, _half_done, _other_generation, _replacing, _finished_file_gone, _unknown_length]
+    "prepare",
+    [
+        _fresh,
+        _relaxed,
+        _half_done,
+        _other_generation,
+        _replacing,
+        _finished_file_gone,
+        _finished_file_harmed,
+        _unknown_length,
+    ],
 )
 async def test_a_crash_before_every_step(processes: EngineProcesses, tmp_path: Path, prepare: Prepare) -> None:
     async with serve(NEW) as origin:

@@ -1,0 +1,129 @@
+"""The order of floors (DESIGN section 3): a module imports only from what stands before it in this list."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "engine"
+
+# Each line may import from the lines before it and from itself.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("engine.errors",),
+    ("engine.config",),
+    ("engine.model.states",),
+    ("engine.model.records",),
+    ("engine.model.chunks", "engine.model.retry", "engine.model.events"),
+    ("engine._native",),
+    ("engine.native",),
+    ("engine.model.bitmap",),
+    ("engine.model",),
+    ("engine.files",),
+    ("engine.store",),
+    ("engine.net",),
+    ("engine.transfer",),
+    ("engine.media",),
+    ("engine.control",),
+    ("engine.engine",),
+    ("engine",),
+    ("engine.serve", "engine.embed", "engine.cli"),
+    ("engine.__main__",),
+)
+
+# What only one place may import.
+SOLE: dict[str, str] = {"lmdb": "engine.store", "h11": "engine.net", "ssl": "engine.net", "engine._native": "engine.native"}
+
+# Floors 0 and 1 know no tasks and do no input or output.
+PURE = ("engine.errors", "engine.config", "engine.model")
+IMPURE_MODULES = frozenset(
+    {"trio", "os", "io", "socket", "ssl", "select", "shutil", "pathlib", "subprocess", "threading", "time", "tempfile"}
+)
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(text: str) -> Iterator[str]:
+    """Every module that a file of this text imports, also inside functions and under ``if TYPE_CHECKING``."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the floor"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if _is_module(name) else str(node.module)
+
+
+def _is_module(name: str) -> bool:
+    path = PACKAGE.parent / Path(*name.split("."))
+    return name.startswith("engine") and (path.with_suffix(".py").exists() or path.is_dir())
+
+
+def _floor(module: str) -> int:
+    """The place of the longest prefix of ``module`` in the list; the package itself counts for its own file only."""
+    best, at = "", -1
+    for number, names in enumerate(FLOORS):
+        for name in names:
+            under = module == name or (name != "engine" and module.startswith(name + "."))
+            if under and len(name) > len(best):
+                best, at = name, number
+    assert at >= 0, f"{module} has no floor: give it its place in FLOORS"
+    return at
+
+
+def _under(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+MODULES = {_module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+IMPORTS = {module: sorted(set(_imports(path.read_text(encoding="utf-8")))) for module, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_come_from_floors_below(module: str) -> None:
+    here = _floor(module)
+    for name in IMPORTS[module]:
+        if _under(name, "engine"):
+            assert _floor(name) <= here, f"{module} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize(("library", "owner"), SOLE.items())
+def test_one_place_alone_knows_each_library(library: str, owner: str) -> None:
+    users = {module for module, names in IMPORTS.items() if any(_under(name, library) for name in names)}
+    assert users, f"nobody imports {library}: has it another name now?"
+    assert all(_under(user, owner) for user in users), f"{library} is imported by {sorted(users)}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if any(_under(name, pure) for pure in PURE)])
+def test_values_and_rules_do_nothing(module: str) -> None:
+    assert not IMPURE_MODULES & {name.partition(".")[0] for name in IMPORTS[module]}
+
+
+def test_packages_hold_no_logic() -> None:
+    """A package's own file has a docstring, imports and ``__all__``, nothing that runs."""
+    allowed = (ast.Import, ast.ImportFrom, ast.Expr, ast.Assign)
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            assert all(isinstance(node, allowed) for node in tree.body), f"{module} holds logic"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import engine.store.state_store",
+        "from engine.store import state_store",
+        "from engine.store.state_store import StateStore",
+        "from engine import open_engine",
+        "def late() -> None:\n    import engine.net.client",
+    ],
+)
+def test_an_import_from_above_is_seen(text: str) -> None:
+    """The rules themselves: each form of a forbidden import is found."""
+    assert any(_floor(name) > _floor("engine.files.names") for name in _imports(text))
