@@ -177,10 +177,9 @@ async def open_engine(
             yield engine
         clean = True
     finally:
-        with trio.CancelScope(shield=True):
-            # A mark of a clean end that cannot be written is missed by nobody: the next start looks closer.
-            with contextlib.suppress(StorageError, StoreError):
-                await trio.to_thread.run_sync(lambda: store.close(clean=clean), limiter=writer)
+        # A mark of a clean end that cannot be written is missed by nobody: the next start looks closer.
+        with trio.CancelScope(shield=True), contextlib.suppress(StorageError, StoreError):
+            await trio.to_thread.run_sync(lambda: store.close(clean=clean), limiter=writer)
 
 
 @asynccontextmanager

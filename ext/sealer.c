@@ -21,8 +21,14 @@ typedef struct {
     size_t first, count;
 } ring;
 
+/* Writers of one file take turns here. The kernel makes them take turns anyway, on the inode, but those who wait there
+ * spin: on two cores that costs the very CPU that hashing and receiving need. Here they sleep. Files share a turn by
+ * their descriptor's low bits, which at worst makes two files wait for each other. */
+#define TURNS 16u
+
 struct oe_sealer {
     pthread_mutex_t lock;
+    pthread_mutex_t turns[TURNS];
     pthread_cond_t work; /* `waiting` grew, or `finishing` was set */
     oe_seal *seals;
     size_t *places;
@@ -77,7 +83,7 @@ static int write_all(int fd, const uint8_t *data, size_t length, uint64_t offset
     return 0;
 }
 
-static void seal_one(oe_seal *seal)
+static void seal_one(oe_sealer *sealer, oe_seal *seal)
 {
     uint64_t begun = monotonic_ns();
 
@@ -86,7 +92,14 @@ static void seal_one(oe_seal *seal)
     else
         oe_subtree_cv(seal->data, seal->length, seal->leaf_counter, seal->digest);
     seal->hashed_ns = monotonic_ns() - begun;
-    seal->error = seal->fd < 0 ? 0 : write_all(seal->fd, seal->data, seal->length, seal->offset);
+    seal->error = 0;
+    if (seal->fd >= 0) {
+        pthread_mutex_t *turn = &sealer->turns[(unsigned)seal->fd % TURNS];
+
+        pthread_mutex_lock(turn);
+        seal->error = write_all(seal->fd, seal->data, seal->length, seal->offset);
+        pthread_mutex_unlock(turn);
+    }
 }
 
 static void *seal_until_finishing(void *argument)
@@ -103,7 +116,7 @@ static void *seal_until_finishing(void *argument)
             break;
         place = ring_pop(&sealer->waiting, sealer->depth);
         pthread_mutex_unlock(&sealer->lock);
-        seal_one(&sealer->seals[place]);
+        seal_one(sealer, &sealer->seals[place]);
         pthread_mutex_lock(&sealer->lock);
         ring_push(&sealer->finished, sealer->depth, place);
         /* Under the lock, so that the eventfd is readable exactly while results wait. It cannot fail: at most `depth`
@@ -143,6 +156,8 @@ int oe_sealer_open(size_t threads, size_t depth, oe_sealer **out)
     if (sealer == NULL)
         return ENOMEM;
     pthread_mutex_init(&sealer->lock, NULL);
+    for (size_t i = 0; i < TURNS; i++)
+        pthread_mutex_init(&sealer->turns[i], NULL);
     pthread_cond_init(&sealer->work, NULL);
     sealer->owner = getpid();
     sealer->depth = depth;
@@ -243,6 +258,8 @@ void oe_sealer_free(oe_sealer *sealer)
         close(sealer->eventfd);
     pthread_cond_destroy(&sealer->work);
     pthread_mutex_destroy(&sealer->lock);
+    for (size_t i = 0; i < TURNS; i++)
+        pthread_mutex_destroy(&sealer->turns[i]);
     free(sealer->threads);
     free(sealer->places);
     free(sealer->seals);

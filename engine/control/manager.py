@@ -185,8 +185,8 @@ class Manager:
                     return
                 await trio.sleep(delay_s)
         except (StoreError, StorageError) as error:
-            # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands: asking
-            # again, or the next start, takes the entry up from there.
+            # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands:
+            # asking again, or the next start, takes the entry up from there.
             self._unrecorded[entry.id] = error
         finally:
             del self._runs[entry.id]
@@ -207,7 +207,9 @@ class Manager:
         except EngineError as error:
             self._count(entry.id, transfer, began, run)
             with trio.CancelScope(shield=True):
-                return await self._after_error(entry, run, self._ended(attempt, transfer, error), error, transfer)
+                ended = self._ended(attempt, transfer, error)
+                entry, delay_s = await self._after_error(entry, run, ended, error, transfer)
+            return entry, delay_s
         except BaseException:  # cancelled (nurseries wrap that in groups), or a bug: parked either way, resumable
             self._count(entry.id, transfer, began, run)
             with trio.CancelScope(shield=True):
@@ -215,7 +217,8 @@ class Manager:
             raise
         self._count(entry.id, transfer, began, run)
         with trio.CancelScope(shield=True):
-            return await self._leave(entry, self._ended(attempt, transfer, None)), None
+            completed = await self._leave(entry, self._ended(attempt, transfer, None))
+        return completed, None
 
     async def _leave(self, entry: DownloadEntry, attempt: Attempt) -> DownloadEntry:
         """Record an attempt that ended without an error: complete, or cut off (perhaps just after it completed)."""

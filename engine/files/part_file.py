@@ -50,11 +50,14 @@ class PartFile:
         self.fd = self.folder_fd = -1
 
 
-def _opened(files: FileSystem, folder: str, name: str, folder_fd: int, fd: int) -> PartFile:
+def _opened(files: FileSystem, folder: str, name: str, folder_fd: int, fd: int, twin: str | None = None) -> PartFile:
     info = files.stat_fd(fd)
-    if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
-        raise PartLost(f"{name} in {folder} is not a plain file of the engine's own")
     version = files.file_version(fd)
+    alone = info.st_nlink == 1 or (
+        info.st_nlink == 2 and twin is not None and is_file(files, folder_fd, twin, info.st_ino, version)
+    )
+    if not stat.S_ISREG(info.st_mode) or not alone:
+        raise PartLost(f"{name} in {folder} is not a plain file of the engine's own")
     return PartFile(files, folder, name, folder_fd, fd, info.st_dev, info.st_ino, version, info.st_size)
 
 
@@ -128,8 +131,9 @@ def _allocate(files: FileSystem, fd: int, length: int) -> None:
         files.truncate(fd, length)
 
 
-def open_part(files: FileSystem, folder: str, name: str) -> PartFile:
-    """Open an unfinished part again. Raises PartLost when it is gone or not a plain file."""
+def open_part(files: FileSystem, folder: str, name: str, *, twin: str | None = None) -> PartFile:
+    """Open an unfinished part again. Raises PartLost when it is gone, not a plain file, or has a second name (other
+    than ``twin``)."""
     try:
         folder_fd = files.open_folder(folder)
     except OSError as error:
@@ -137,7 +141,7 @@ def open_part(files: FileSystem, folder: str, name: str) -> PartFile:
     fd = -1
     try:
         fd = files.open_existing(folder_fd, name, write=True)
-        return _opened(files, folder, name, folder_fd, fd)
+        return _opened(files, folder, name, folder_fd, fd, twin)
     except BaseException as error:
         if fd >= 0:
             files.close(fd)
@@ -178,7 +182,10 @@ def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
     files, final_name, superseded = part.files, record.final_name, record.superseded
     try:
         there = files.stat_name(part.folder_fd, final_name)
-        if not _is_same_file(there, part):
+        if _is_same_file(there, part):
+            if part.name != final_name:  # published by a link, and a crash came before the other name was gone
+                files.unlink(part.folder_fd, part.name)
+        else:
             own = record.replaces != 0 and is_file(
                 files, part.folder_fd, final_name, record.replaces, record.replaces_version
             )
@@ -230,7 +237,7 @@ def open_for_finishing(files: FileSystem, folder: str, part_name: str, final_nam
     """Open a part whose publishing may have happened already: under its final name if that is this inode, else its
     own."""
     try:
-        return open_part(files, folder, part_name)
+        return open_part(files, folder, part_name, twin=final_name)
     except PartLost:
         final = open_part(files, folder, final_name)
         if final.inode != inode:

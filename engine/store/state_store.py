@@ -102,7 +102,7 @@ class StateStore:
     def close(self, *, clean: bool = True) -> None:
         """Record a clean end when ``clean``, close, and give the lease back. Doing so again changes nothing."""
         lease, self._lease = self._lease, None
-        with ExitStack() as ending:
+        with translated("close the store"), ExitStack() as ending:
             if lease is not None:
                 ending.callback(lease.release)
             ending.callback(self._environment.close)

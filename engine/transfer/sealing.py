@@ -6,7 +6,6 @@ fills up and TCP pushes back: that is the engine's memory bound (DESIGN section 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -47,7 +46,7 @@ class Sealing:
 
     def __init__(self, config: Config, on_sealed: OnSealed, sealer: SealerFace | None = None) -> None:
         self._pool = native.BufferPool(config.buffer_count, config.chunk_bytes)
-        self._sealer = sealer or native.Sealer(config.seal_threads or _threads_for_cores(), config.buffer_count)
+        self._sealer = sealer or native.Sealer(config.seal_threads, config.buffer_count)
         self._on_sealed = on_sealed
         self._waiting = trio.lowlevel.ParkingLot()
         self._tickets: dict[int, tuple[PartJob, int, int, native.ChunkBuffer]] = {}
@@ -100,7 +99,3 @@ class Sealing:
             on_disk = job.sealed(index, error_number)
             self._on_sealed(job, index, size, digest if on_disk else None)
             job.notify()
-
-
-def _threads_for_cores() -> int:
-    return 1 if (os.cpu_count() or 1) <= 2 else 2

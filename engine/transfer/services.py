@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 import trio
 
 from engine.config import Config
+from engine.errors import storage_error
 from engine.files.filesystem import FileSystem
 from engine.model.events import EngineEvent
 from engine.net.client import Client
@@ -45,5 +46,8 @@ class Services:
         return await trio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.writer)
 
     async def work(self, call: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
-        """Run blocking file work in a worker thread."""
-        return await trio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.workers)
+        """Run blocking file work in a worker thread. An OSError that it did not translate is a StorageError here."""
+        try:
+            return await trio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.workers)
+        except OSError as error:
+            raise storage_error(error, "looking at a file") from error

@@ -1,6 +1,6 @@
-"""Engines in processes of their own, to be killed: one process imports everything once and forks an engine for each job.
+"""Engines in processes of their own, to be killed: one process imports everything once and forks one for each job.
 
-Run as a module it is that process: a JSON job a line on stdin, ``{"pid": …}`` and then ``{"exit": …}`` a line on stdout.
+Run as a module it is that process: a JSON job a line on stdin; ``{"pid": …}`` and then ``{"exit": …}`` on stdout.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             _child(line)
-        print(json.dumps({"pid": pid}), flush=True)  # noqa: T201  # the protocol
+        print(json.dumps({"pid": pid}), flush=True)  # the protocol
         _, status = os.waitpid(pid, 0)
-        print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), flush=True)  # noqa: T201
+        print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), flush=True)
 
 
 class EngineProcesses:

@@ -67,9 +67,7 @@ def content(path: str | os.PathLike[str]) -> bytes:
 
 def files_under(folder: str | os.PathLike[str]) -> set[str]:
     """Names of all files below a folder of downloads, unfinished ones included."""
-    return {
-        os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names
-    }
+    return {os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names}
 
 
 def parts_under(folder: str | os.PathLike[str]) -> set[str]:

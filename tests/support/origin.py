@@ -1,4 +1,4 @@
-"""A media server on loopback that tells the truth about its payload, except where a test's script makes it lie or fail."""
+"""A media server on loopback that tells the truth, except where a test's script makes it lie or fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as it came. ``number`` counts all requests of the origin from 1; ``start``, ``end`` as a half-open range."""
+    """One request as it came. ``number`` counts all requests of the origin from 1; the range is half open."""
 
     number: int
     connection: int
@@ -44,8 +44,8 @@ class Asked:
 class Reply:
     """One answer; each field departs from the plain truth in one way.
 
-    ``status`` other than 200 and 206 comes without the payload. ``body``: other bytes than the origin's. ``stated``:
-    the Content-Length told. ``send``: no more than this many body bytes, then ``end``. ``surplus``: bytes after the body.
+    ``status`` other than 200 and 206 comes without payload. ``body``: other bytes than the origin's. ``stated``:
+    the Content-Length told. ``send``: no more than this many body bytes, then ``end``. ``surplus``: bytes after it.
     ``etag``, ``last_modified``: None for the origin's own, empty for none. ``rate``: bytes a second.
     """
 

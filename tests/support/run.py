@@ -40,9 +40,7 @@ async def run(
         except DownloadFailed as failed:
             code, message = failed.cause_code, str(failed)
         entry = await engine.get(download.id)
-    return Outcome(
-        entry, download.stats, offline, code, message, tuple(event.what for event in engine.recovered)
-    )
+    return Outcome(entry, download.stats, offline, code, message, tuple(event.what for event in engine.recovered))
 
 
 def assert_failed(outcome: Outcome, code: str, status: int | None = None) -> None:

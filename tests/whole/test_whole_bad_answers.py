@@ -1,9 +1,9 @@
-"""Servers and lines that fail or lie: a typed error, nothing published, nothing lost, and a right file once they mend."""
+"""Servers and lines that fail or lie: a typed error, nothing published or lost, and a right file once they mend."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import socket
 import ssl
 from pathlib import Path
@@ -77,7 +77,9 @@ BAD_ANSWERS: list[tuple[str, Reply, str, int | None]] = [
 
 
 @pytest.mark.parametrize("when", [always, later], ids=["always", "later"])
-@pytest.mark.parametrize(("reply", "code", "status"), [row[1:] for row in BAD_ANSWERS], ids=[row[0] for row in BAD_ANSWERS])
+@pytest.mark.parametrize(
+    ("reply", "code", "status"), [row[1:] for row in BAD_ANSWERS], ids=[row[0] for row in BAD_ANSWERS]
+)
 async def test_bad_answers(library: Path, when: object, reply: Reply, code: str, status: int | None) -> None:
     assert callable(when)
     async with serve(PAYLOAD, when(reply)) as origin:
@@ -244,10 +246,10 @@ async def test_certificates(library: Path, tmp_path: Path, trouble: str) -> None
     """N16: no byte is asked for over a connection that cannot be trusted, and the right certificate mends it."""
     authority, stranger = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    yesterday = datetime.datetime.now(tz=datetime.UTC) - datetime.timedelta(days=1)
+    yesterday = dt.datetime.now(tz=dt.UTC) - dt.timedelta(days=1)
     certificates = {
         "wrong name": authority.issue_cert("elsewhere.example"),
-        "expired": authority.issue_cert("localhost", not_before=yesterday - datetime.timedelta(days=9), not_after=yesterday),
+        "expired": authority.issue_cert("localhost", not_before=yesterday - dt.timedelta(days=9), not_after=yesterday),
         "unknown authority": stranger.issue_cert("localhost"),
         "good": authority.issue_cert("localhost"),
     }
@@ -283,7 +285,9 @@ async def test_credentials_stay_at_home(library: Path) -> None:
         script = always(Reply(status=302, fields=location(target.url())))
         async with serve(b"", script) as origin:
             request = DownloadRequest(
-                url=origin.url(), headers=(("X-Token", "t1"), ("Authorization", "Bearer secret-two")), secret_headers=(("X-S", "secret-three"),)
+                url=origin.url(),
+                headers=(("X-Token", "t1"), ("Authorization", "Bearer secret-two")),
+                secret_headers=(("X-S", "secret-three"),),
             )
             assert_complete(await run(library, request), PAYLOAD)
     assert {"x-token", "authorization", "x-s"} <= origin.asked[0].fields.keys()

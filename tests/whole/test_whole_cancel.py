@@ -1,8 +1,9 @@
-"""The host cancels at any moment: nothing half done, nothing raised that is not a cancellation (fault catalogue C18)."""
+"""The host cancels at any moment: nothing half done, nothing raised but the cancellation (fault catalogue C18)."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,17 @@ FAST = small(commit_interval_s=0.01, first_span_bytes=CHUNK, chunk_bytes=CHUNK, 
 STEPS_MAX = 150
 
 
-def _cancel_from_anywhere(scope: trio.CancelScope, token: trio.lowlevel.TrioToken) -> None:
-    if threading.current_thread() is threading.main_thread():
-        scope.cancel()
-    else:
-        trio.from_thread.run_sync(scope.cancel, trio_token=token)
+def _cancelling(scope: trio.CancelScope) -> Callable[[], None]:
+    """A call that cancels ``scope``, for any thread."""
+    token = trio.lowlevel.current_trio_token()
+
+    def cancel() -> None:
+        if threading.current_thread() is threading.main_thread():
+            scope.cancel()
+        else:
+            trio.from_thread.run_sync(scope.cancel, trio_token=token)
+
+    return cancel
 
 
 @pytest.mark.parametrize(
@@ -43,8 +50,7 @@ async def test_cancelled_before_every_step(tmp_path: Path, durability: Durabilit
         for step in range(1, STEPS_MAX):
             library = tmp_path / str(step)
             scope = trio.CancelScope()
-            token = trio.lowlevel.current_trio_token()
-            steps = Steps(step, lambda scope=scope: _cancel_from_anywhere(scope, token))
+            steps = Steps(step, _cancelling(scope))
             with pytest.MonkeyPatch.context() as patch, scope, trio.fail_after(20):
                 step_transactions(steps, Environment, patch.setattr)
                 await run(library, request, config=FAST, files=stepping_files(steps))

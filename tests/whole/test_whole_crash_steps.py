@@ -1,4 +1,4 @@
-"""The process ends before each durable step in turn, then once more inside the next start (fault catalogue C2-C13, C16).
+"""The process ends before each durable step in turn, then again inside the next start (fault catalogue C2-C13, C16).
 
 A step is a file system call that changes something, or the beginning or end of a store transaction.
 """
@@ -127,7 +127,9 @@ def _check_in_the_end(scene: Scene, payload: bytes) -> None:
     assert report.blake3 == hash_of(payload)
     assert Path(report.path) == scene.target
     assert content(scene.target) == payload
-    expected = STORE_FILES if scene.target.parent != Path(scene.job.root) / "files" else STORE_FILES | {"files/film.bin"}
+    expected = (
+        STORE_FILES if scene.target.parent != Path(scene.job.root) / "files" else STORE_FILES | {"files/film.bin"}
+    )
     assert files_under(scene.job.root) == expected
     assert not [name for name in files_under(scene.target.parent) if name.endswith(".part")]
 

@@ -16,7 +16,7 @@ from engine.files.filesystem import FileSystem
 from tests.support.library import BIG_CHUNK, CHUNK, SMALL, check_claim, claims, content, files_under, payload_of, small
 from tests.support.mounts import TinyTmpfs
 from tests.support.origin import Asked, End, Reply, plain, serve
-from tests.support.run import assert_complete, assert_failed, assert_nothing_published, run
+from tests.support.run import Outcome, assert_complete, assert_failed, assert_nothing_published, run
 
 PAYLOAD = payload_of(30 * BIG_CHUNK + 11, seed=5)
 Mount = Callable[[int], TinyTmpfs]
@@ -163,7 +163,7 @@ async def test_a_read_only_root(tiny_tmpfs: Mount) -> None:
         assert_complete(await run(disk.path / "library", DownloadRequest(url=origin.url())), PAYLOAD)
         disk.freeze()
         for root in ("library", "new"):
-            with pytest.raises(StoreUnusable, match="[Rr]ead-only"):
+            with pytest.raises(StoreUnusable, match=r"[Rr]ead-only"):
                 await run(disk.path / root, DownloadRequest(url=origin.url()))
         disk.thaw()
         again = await run(disk.path / "library", DownloadRequest(url=origin.url()))
@@ -221,7 +221,7 @@ async def test_the_part_was_replaced_by_something_else(library: Path) -> None:
 
     outcome, _ = await _half_done(library, replace)
     assert_complete(outcome, PAYLOAD)
-    assert 0 < outcome.stats.bytes_resumed
+    assert outcome.stats.bytes_resumed > 0
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hard link", "fifo", "folder"])
@@ -251,7 +251,7 @@ async def test_the_part_was_replaced_by_a_trap(library: Path, tmp_path: Path, ki
         assert_complete(outcome, PAYLOAD)
 
 
-async def _half_done(library: Path, harm: Callable[[Path], object]) -> tuple[object, Path]:
+async def _half_done(library: Path, harm: Callable[[Path], object]) -> tuple[Outcome, Path]:
     async with serve(PAYLOAD, half) as origin:
         request = DownloadRequest(url=origin.url())
         assert_failed(await run(library, request), "not_found", 404)
@@ -347,7 +347,7 @@ async def test_the_output_appears_while_it_is_fetched(library: Path, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["symlink", "folder"])
 async def test_the_output_is_a_trap(library: Path, tmp_path: Path, kind: str) -> None:
-    """M2: a link in the place of the target is a file that exists; asked to overwrite, the link goes, not what it names."""
+    """M2: a link in the target's place is a file that exists; when overwritten the link goes, not what it names."""
     target, victim = tmp_path / "mine.flac", tmp_path / "victim"
     victim.write_bytes(b"precious")
     if kind == "symlink":
