@@ -21,8 +21,9 @@ class Cost:
 
 def run(command: Sequence[str]) -> Cost:
     """Run to the end. Raises CalledProcessError with what it printed when it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     began = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     assert child.stdout is not None
     printed = child.stdout.read()
     child.stdout.close()
