@@ -213,7 +213,7 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, 
                 with memoryview(carried) as view:
                     ended = await exchange.fill(view) == 0
             length += received
-            _check_growth(length + len(carried), expected, services.config)
+            _check_growth(length if ended else length + len(carried), expected, services.config)
             await services.committer.reserve(received)
         except BaseException:
             services.sealing.release(buffer)

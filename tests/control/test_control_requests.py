@@ -173,7 +173,7 @@ def test_what_asking_again_changes(state: State) -> None:
     old = replace(entry(asked(id="x", title="old", expect={"md5": "0" * 32})), state=state, epoch=4, attempt_count=7)
     new = entry(
         asked(
-            id="x", url="https://mirror.example/y", title="new", priority=9, connections=2, expected_length=5, 
+            id="x", url="https://mirror.example/y", title="new", priority=9, connections=2, expected_length=5,
             overwrite=True, durability=Durability.RELAXED, headers=(("X", "1"),), secret_headers=(("Y", "2"),),
         )
     )  # fmt: skip

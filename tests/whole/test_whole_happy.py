@@ -144,6 +144,32 @@ async def test_where_the_file_goes(library: Path, tmp_path: Path) -> None:
     assert library.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize(
+    ("offered", "name"),
+    [
+        ('attachment; filename="../../../etc/cron.d/evil"', "evil"),
+        ('attachment; filename="..%2f..%2fevil.mp3"', "%2f..%2fevil.mp3"),
+        ("attachment; filename*=UTF-8''%2e%2e%2f%2e%2e%2fevil.mp3", "evil.mp3"),
+        ("attachment; filename*=UTF-8''a%00b%0a%e2%80%ae.mp3", "ab.mp3"),
+        ('attachment; filename=".bashrc"', "bashrc"),
+        ('attachment; filename="run.desktop"', "run.desktop.download"),
+        ('attachment; filename=""', "film.bin"),
+        ("attachment", "film.bin"),
+    ],
+)
+async def test_a_name_from_a_server_stays_in_its_folder(library: Path, tmp_path: Path, offered: str, name: str) -> None:
+    """M1, M4."""
+    (tmp_path / "music").mkdir()
+    payload = payload_of(1000)
+    reply = Reply(fields=(("Content-Disposition", offered),))
+    async with serve(payload, lambda _: reply) as origin:
+        offline, _ = await fetch(library, DownloadRequest(url=origin.url(), destination=str(tmp_path / "music")))
+    assert files_under(tmp_path / "music") == {Path(offline.path).name}
+    assert Path(offline.path).parent == tmp_path / "music"
+    assert Path(offline.path).name == name
+    assert Path(offline.path).stat().st_mode & 0o111 == 0
+
+
 async def test_other_digests_are_checked_too(library: Path) -> None:
     payload = payload_of(3 * BIG_CHUNK)
     names = ["sha256", "sha384", "sha512", "sha1", "md5"]
