@@ -8,8 +8,8 @@
 """
 
 from engine.config import Config
+from engine.control.attempts import RunStats
 from engine.control.hub import Subscription
-from engine.control.manager import RunStats
 from engine.control.verify import Health, Validation
 from engine.engine import Download, Engine, open_engine
 from engine.errors import (
@@ -21,6 +21,7 @@ from engine.errors import (
     ForkedProcess,
     IllegalTransition,
     IntegrityError,
+    InternalError,
     InvalidRequest,
     StoreBusy,
     StoreCorrupt,
@@ -65,6 +66,7 @@ __all__ = [
     "Health",
     "IllegalTransition",
     "IntegrityError",
+    "InternalError",
     "InvalidRequest",
     "OfflineEntry",
     "PartRecord",

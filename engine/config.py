@@ -16,6 +16,17 @@ GIB = 1024 * MIB
 TIB = 1024 * GIB
 
 
+# Limits that may be nothing; of everything else there must be some.
+ZERO_ALLOWED = frozenset(
+    {
+        *("free_space_reserve_bytes", "idle_connections_per_host", "idle_connection_s", "redirects_max"),
+        *("interim_responses_max", "trailer_bytes_max", "retry_after_s_max", "backoff_base_s", "backoff_max_s"),
+        *("commit_interval_s", "parallel_bytes_min", "receive_low_water_bytes"),
+    }
+)
+MOMENT_S = 0.001
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Limits and defaults. Raises InvalidRequest when a value cannot work."""
@@ -98,8 +109,10 @@ class Config:
         if not 1 <= self.connections_per_entry <= self.connections_per_entry_max:
             raise InvalidRequest("connections_per_entry must be between 1 and connections_per_entry_max")
         for name in self.__slots__:
-            if getattr(self, name) < 0:
-                raise InvalidRequest(f"{name} must not be negative")
+            value = getattr(self, name)
+            least = 0 if name in ZERO_ALLOWED else 1 if isinstance(value, int) else MOMENT_S
+            if not value >= least:
+                raise InvalidRequest(f"{name} must be at least {least}, not {value}")
 
 
 DEFAULT_CONFIG = Config()

@@ -12,16 +12,17 @@ from contextlib import asynccontextmanager
 import trio
 
 from engine.config import DEFAULT_CONFIG, Config
+from engine.control.attempts import RunStats
 from engine.control.hub import EventHub, Subscription
-from engine.control.manager import Manager, RunStats
+from engine.control.manager import Manager
 from engine.control.recovery import Recovery
 from engine.control.settle import settle
 from engine.control.verify import Validation, validate
-from engine.errors import DownloadFailed, EngineClosed, StorageError, StoreCorrupt, StoreError, UnknownEntry
+from engine.errors import DownloadFailed, StorageError, StoreCorrupt, StoreError, UnknownEntry
 from engine.files.filesystem import FileSystem
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, DownloadRequest, OfflineEntry, PartRecord
-from engine.model.states import State
+from engine.model.states import Reason, State
 from engine.net.client import Client
 from engine.store.state_store import StateStore
 from engine.transfer.committer import Committer
@@ -81,6 +82,13 @@ class Engine:
                 raise StoreCorrupt(f"the record of the finished file of {entry_id} is damaged")
             return offline
         error = entry.last_error
+        if entry.state_reason is Reason.NEEDS_CREDENTIALS:
+            names = ", ".join(entry.secret_header_names)
+            raise DownloadFailed(
+                f"{entry_id} waits until it is asked for with {names}",
+                entry_id=entry_id,
+                cause_code=Reason.NEEDS_CREDENTIALS.value,
+            )
         message = f"{entry_id} is {entry.state.value}" + (f": {error.message}" if error else "")
         raise DownloadFailed(
             message,
@@ -141,8 +149,7 @@ class Engine:
             after = page[-1].id
 
     def _check_open(self) -> None:
-        if self._manager.closing:
-            raise EngineClosed("the engine is closed")
+        self._manager.check_open()
 
 
 @asynccontextmanager
@@ -226,8 +233,7 @@ async def _running(
                     raised = error
                     raise
                 finally:
-                    manager.closing = True
-                    manager.wake_waiters()
+                    manager.close()
                     entries.cancel_scope.cancel()
             core.cancel_scope.cancel()
     except BaseExceptionGroup as group:

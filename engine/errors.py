@@ -6,7 +6,7 @@ can help (``retryable``), and what to do (``advice``)::
     EngineError
     ├─ InvalidRequest        a request that can never work           ├─ UnknownEntry
     ├─ IllegalTransition     an event its state does not allow       ├─ EngineClosed
-    ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, EventsLost
+    ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, EventsLost, InternalError
     ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable, EntryExists, ForkedProcess
     └─ TransferError         what ends or interrupts one attempt
        ├─ NetworkError ── DnsError, ConnectRefused, ConnectTimeout, ConnectionLost, Stalled
@@ -40,6 +40,10 @@ class EngineError(Exception):
     fault: ClassVar[Fault] = Fault.ENGINE
     retryable: ClassVar[bool] = False
     advice: ClassVar[str] = "This is a bug in the engine; please report it with the log."
+
+
+class InternalError(EngineError):
+    """An error that nobody expected ended an attempt: a bug. Its traceback is in the log ``engine``."""
 
 
 class InvalidRequest(EngineError, ValueError):

@@ -11,7 +11,7 @@ from engine.model.records import DownloadEntry, ErrorRecord, OfflineEntry, PartR
 from engine.model.states import State
 
 if TYPE_CHECKING:  # `list` and `show` need none of trio, which takes half of the time to start
-    from engine.control.manager import RunStats
+    from engine.control.attempts import RunStats
     from engine.engine import Download
 
 

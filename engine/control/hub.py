@@ -40,6 +40,8 @@ class Subscription:
         elif len(self._queue) >= MAILBOX_EVENTS_MAX:
             self._overrun = True
         else:
+            if self._progress.pop(event.id, None) is not None:
+                self._queue.remove(event.id)  # older than this event, and of no use behind it
             self._queue.append(event)
         self._wake.set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import string
 from collections.abc import Mapping
+from typing import Any
 
 from blake3 import blake3
 from msgspec.structs import replace
@@ -12,13 +13,13 @@ from msgspec.structs import replace
 from engine.config import Config
 from engine.errors import InvalidRequest
 from engine.model.records import DownloadEntry, DownloadRequest
-from engine.model.states import State
 from engine.net.fields import check_host_fields
 from engine.net.url import parse_url
 from engine.transfer.finish import HEX_DIGITS
 
 ID_BYTES_MAX = 512
 PATH_BYTES_MAX = 4000
+TEXT_CHARS_MAX = 16_384
 
 # Fields that carry credentials by their nature; others are secret when the caller says so.
 CREDENTIAL_FIELDS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"})
@@ -50,6 +51,8 @@ def entry_of(request: DownloadRequest, config: Config, now: float) -> DownloadEn
         raise InvalidRequest(f"durability must be strict or relaxed, not {request.durability.value}")
     if not -(2**31) <= request.priority < 2**31:
         raise InvalidRequest("priority must fit 32 bits")
+    for name in ("url", "id", "scope", "product_id", "product_type", "title", "destination"):
+        _check_text(name, getattr(request, name))
     kept, secret = split_fields(request)
     destination, is_folder = _destination(request.destination)
     return DownloadEntry(
@@ -78,13 +81,11 @@ def merge(entry: DownloadEntry, asked: DownloadEntry) -> DownloadEntry:
     """What an entry becomes when the same id is asked for again; the caller then moves its state.
 
     The newer request's URL, headers, expectations, priority, durability and connections count. Where the file goes
-    cannot change any more: raises InvalidRequest when it differs. A completed entry keeps everything.
+    cannot change any more: raises InvalidRequest when it differs.
     """
     if (asked.destination, asked.destination_is_folder) != (entry.destination, entry.destination_is_folder):
         where = entry.destination or "the library"
         raise InvalidRequest(f"entry {entry.id} goes to {where}; remove it first, or use another id")
-    if entry.state in {State.COMPLETED, State.IN_PROGRESS}:
-        return entry
     return replace(
         entry,
         sources=asked.sources,
@@ -100,6 +101,12 @@ def merge(entry: DownloadEntry, asked: DownloadEntry) -> DownloadEntry:
     )
 
 
+def changes_of(entry: DownloadEntry, merged: DownloadEntry) -> dict[str, Any]:
+    """The fields in which they differ."""
+    names = entry.__struct_fields__
+    return {name: getattr(merged, name) for name in names if getattr(merged, name) != getattr(entry, name)}
+
+
 def _checked_id(request: DownloadRequest) -> str:
     if request.id is None:
         return derive_id(request)
@@ -107,6 +114,19 @@ def _checked_id(request: DownloadRequest) -> str:
     if not 1 <= size <= ID_BYTES_MAX or not request.id.isprintable():
         raise InvalidRequest(f"an id is 1 to {ID_BYTES_MAX} bytes of printable text")
     return request.id
+
+
+def _check_text(name: str, value: str | None) -> None:
+    if value is not None and (len(value) > TEXT_CHARS_MAX or not _is_utf8(value)):
+        raise InvalidRequest(f"{name} must be at most {TEXT_CHARS_MAX} characters that UTF-8 can hold")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, from bytes that are no UTF-8
+        return False
+    return True
 
 
 def _destination(path: str | None) -> tuple[str, bool]:

@@ -176,10 +176,6 @@ class FileSystem:
             os.unlink(os.path.join(path, name))
         os.rmdir(path)
 
-    def advise_done(self, fd: int, offset: int, length: int) -> None:
-        """Tell the kernel that these bytes need not stay in its cache."""
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
-
     def keep_from_programs(self, path: str) -> None:
         """Mark every descriptor of this process for the file at ``path`` close-on-exec: for libraries that do not."""
         wanted = os.stat(path)

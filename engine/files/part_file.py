@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from engine.config import Config
 from engine.errors import NoSpace, PartLost, TargetExists, TargetGone, storage_error
 from engine.files.filesystem import FileSystem
-from engine.model.records import PartRecord
+from engine.model.records import PartPhase, PartRecord
+
+# Device, inode and the inode's version: no other file has the same, not even one made after this is gone.
+Identity = tuple[int, int, int]
 
 # File systems without fallocate: the size is set and blocks come as they are written.
 _NO_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -38,8 +41,8 @@ class PartFile:
     size: int
 
     @property
-    def identity(self) -> tuple[int, int, int]:
-        """Device, inode and the inode's version: no other file has the same, not even one made after this is gone."""
+    def identity(self) -> Identity:
+        """What tells this file from every other."""
         return self.device, self.inode, self.version
 
     def close(self) -> None:
@@ -50,15 +53,20 @@ class PartFile:
         self.fd = self.folder_fd = -1
 
 
-def _opened(files: FileSystem, folder: str, name: str, folder_fd: int, fd: int, twin: str | None = None) -> PartFile:
+def _opened(files: FileSystem, folder: str, name: str, folder_fd: int, fd: int) -> PartFile:
     info = files.stat_fd(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise PartLost(f"{name} in {folder} is not a plain file")
     version = files.file_version(fd)
-    alone = info.st_nlink == 1 or (
-        info.st_nlink == 2 and twin is not None and is_file(files, folder_fd, twin, info.st_ino, version)
-    )
-    if not stat.S_ISREG(info.st_mode) or not alone:
-        raise PartLost(f"{name} in {folder} is not a plain file of the engine's own")
     return PartFile(files, folder, name, folder_fd, fd, info.st_dev, info.st_ino, version, info.st_size)
+
+
+def _check_alone(part: PartFile, twin: str | None) -> None:
+    """Raise PartLost for a file that has another name than its own and ``twin``: who knows it may write to it."""
+    links = part.files.stat_fd(part.fd).st_nlink
+    if links == 1 or (links == 2 and twin is not None and _has_name(part.files, part.folder_fd, twin, part.identity)):
+        return
+    raise PartLost(f"{part.name} in {part.folder} is not the engine's own: it has another name too")
 
 
 def check_free_space(files: FileSystem, folder_fd: int, length: int, config: Config) -> None:
@@ -134,14 +142,33 @@ def _allocate(files: FileSystem, fd: int, length: int) -> None:
 def open_part(files: FileSystem, folder: str, name: str, *, twin: str | None = None) -> PartFile:
     """Open an unfinished part again. Raises PartLost when it is gone, not a plain file, or has a second name (other
     than ``twin``)."""
+    part = _open(files, folder, name, write=True)
+    try:
+        _check_alone(part, twin)
+    except OSError as error:
+        part.close()
+        raise storage_error(error, f"{name} in {folder}") from error
+    except BaseException:
+        part.close()
+        raise
+    return part
+
+
+def open_finished(files: FileSystem, folder: str, name: str) -> PartFile:
+    """Open a published file to read and sync it. The user may have linked it elsewhere or made it read-only: that
+    changes no byte. Raises PartLost when it is gone or not a plain file."""
+    return _open(files, folder, name, write=False)
+
+
+def _open(files: FileSystem, folder: str, name: str, *, write: bool) -> PartFile:
     try:
         folder_fd = files.open_folder(folder)
     except OSError as error:
         raise storage_error(error, f"folder {folder}") from error
     fd = -1
     try:
-        fd = files.open_existing(folder_fd, name, write=True)
-        return _opened(files, folder, name, folder_fd, fd, twin)
+        fd = files.open_existing(folder_fd, name, write=write)
+        return _opened(files, folder, name, folder_fd, fd)
     except BaseException as error:
         if fd >= 0:
             files.close(fd)
@@ -181,14 +208,13 @@ def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
     """
     files, final_name, superseded = part.files, record.final_name, record.superseded
     try:
-        there = files.stat_name(part.folder_fd, final_name)
-        if _is_same_file(there, part):
+        if _has_name(files, part.folder_fd, final_name, part.identity):
             if part.name != final_name:  # published by a link, and a crash came before the other name was gone
                 files.unlink(part.folder_fd, part.name)
         else:
-            own = record.replaces != 0 and is_file(
-                files, part.folder_fd, final_name, record.replaces, record.replaces_version
-            )
+            # Of a file in the same folder, which is on the same device.
+            older = (part.device, record.replaces, record.replaces_version)
+            own = record.replaces != 0 and _has_name(files, part.folder_fd, final_name, older)
             _rename(part, final_name, overwrite=overwrite or own)
         for name in superseded:
             files.unlink(part.folder_fd, name)
@@ -201,19 +227,23 @@ def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
 
 
 def is_file(files: FileSystem, folder_fd: int, name: str, inode: int, version: int) -> bool:
-    """Whether the name is that of the very file with this inode and version."""
-    try:
-        fd = files.open_existing(folder_fd, name, write=False)
-    except OSError:
+    """Whether the name is that of the file with this inode and version, on the device of what is there: the record
+    of a replaced file knows no device. Raises OSError when that cannot be told."""
+    info = files.stat_name(folder_fd, name)
+    return info is not None and _has_name(files, folder_fd, name, (info.st_dev, inode, version))
+
+
+def _has_name(files: FileSystem, folder_fd: int, name: str, identity: Identity) -> bool:
+    """Whether the name is that of the very file. Another file there is only looked at, never opened."""
+    info = files.stat_name(folder_fd, name)
+    if info is None or not stat.S_ISREG(info.st_mode) or (info.st_dev, info.st_ino) != identity[:2]:
         return False
+    fd = files.open_existing(folder_fd, name, write=False)
     try:
-        return files.stat_fd(fd).st_ino == inode and files.file_version(fd) == version
+        now = files.stat_fd(fd)
+        return (now.st_dev, now.st_ino, files.file_version(fd)) == identity
     finally:
         files.close(fd)
-
-
-def _is_same_file(info: os.stat_result | None, part: PartFile) -> bool:
-    return info is not None and (info.st_dev, info.st_ino) == (part.device, part.inode)
 
 
 def _rename(part: PartFile, final_name: str, *, overwrite: bool) -> None:
@@ -231,6 +261,24 @@ def _rename(part: PartFile, final_name: str, *, overwrite: bool) -> None:
             raise
         files.link(part.folder_fd, part.name, final_name)
         files.unlink(part.folder_fd, part.name)
+
+
+def open_unfinished(files: FileSystem, record: PartRecord) -> PartFile:
+    """Open a part that is not published as far as its record knows.
+
+    One whose publishing had begun may have its final name already, alone or beside its own; under that it counts only
+    when it is the very file of the record. Raises PartLost when it is gone or not the engine's own.
+    """
+    if record.phase is not PartPhase.FINALIZING:
+        return open_part(files, record.folder, record.part_name)
+    try:
+        return open_part(files, record.folder, record.part_name, twin=record.final_name)
+    except PartLost:
+        final = open_part(files, record.folder, record.final_name)
+        if final.identity != record.identity:
+            final.close()
+            raise
+        return final
 
 
 def open_for_finishing(files: FileSystem, folder: str, part_name: str, final_name: str, inode: int) -> PartFile:

@@ -52,10 +52,6 @@ class Bitmap:
         native.bitmap_set(self._bits, first, count)
         self._held = native.bitmap_count(self._bits, self.bit_count)
 
-    def next_missing(self, start: int, limit: int) -> tuple[int, int]:
-        """The first run of clear bits at or after ``start``, at most ``limit`` long; length 0 when there is none."""
-        return native.bitmap_next_run(self._bits, self.bit_count, start, False, limit)
-
     def runs(self, value: bool = True) -> Iterator[tuple[int, int]]:
         """All runs ``(first, length)`` of bits equal to ``value``, in order."""
         at = 0

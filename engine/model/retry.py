@@ -27,11 +27,6 @@ class Decision:
 
     delay_s: float | None
 
-    @property
-    def gives_up(self) -> bool:
-        """Whether there is no further try."""
-        return self.delay_s is None
-
 
 GIVE_UP = Decision(None)
 

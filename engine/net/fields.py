@@ -114,6 +114,11 @@ def strong_etag(text: str) -> str:
     return text if _STRONG_ETAG.fullmatch(text) else ""
 
 
+# Those that RFC 8187 lets a sender use, and ASCII. Python knows a hundred more, some of which raise or decode to
+# half characters.
+EXTENDED_CHARSETS = frozenset({"utf-8", "iso-8859-1", "us-ascii"})
+
+
 def disposition_filename(text: str) -> str:
     """The file name a Content-Disposition asks for, ``filename*`` preferred; empty without one. Raw: it may hold
     anything and is never used as it is."""
@@ -127,10 +132,19 @@ def disposition_filename(text: str) -> str:
     found.sort(key=lambda value: not isinstance(value, tuple))  # the extended form arrives as (charset, language, text)
     if not found:
         return ""
-    name = collapse_rfc2231_value(found[0])
-    if not isinstance(found[0], tuple):
-        name = _utf8_if_it_is(name)
-    return name[:NAME_CHARS_MAX]
+    first = found[0]
+    if not isinstance(first, tuple):
+        name = _utf8_if_it_is(first)
+    elif (first[0] or "us-ascii").lower() in EXTENDED_CHARSETS:
+        name = collapse_rfc2231_value(first)
+    else:
+        return ""
+    return name[:NAME_CHARS_MAX] if _is_text(name) else ""
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 can hold it: no half of a surrogate pair."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _utf8_if_it_is(text: str) -> str:

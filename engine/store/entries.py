@@ -151,6 +151,12 @@ def counts(txn: Txn) -> dict[State, int]:
     return totals
 
 
+def indexes_sound(txn: Txn) -> bool:
+    """Whether every line of both indexes is sound; the others are noted."""
+    damaged = sum(payload is None for table in (Table.BY_SEQUENCE, Table.BY_STATE) for _, payload in txn.walk(table))
+    return damaged == 0
+
+
 def rebuild_indexes(txn: Txn) -> int:
     """Make both indexes anew from the entries, after damage to one; returns how many sound entries there are."""
     txn.clear(Table.BY_SEQUENCE)

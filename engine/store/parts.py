@@ -10,7 +10,7 @@ import msgspec
 
 from engine.errors import BadRecord, UnknownEntry
 from engine.model.records import DownloadEntry, PartRecord
-from engine.store.codec import KEY_BYTES, Table, decode, encode, entry_key, part_index_of, part_key
+from engine.store.codec import KEY_BYTES, Payload, Table, decode, encode, entry_key, part_index_of, part_key
 from engine.store.txn import Txn
 
 
@@ -88,6 +88,39 @@ def store(txn: Txn, entry_id: str, part: PartRecord, *, was_unsynced: str | None
         txn.put(Table.UNSYNCED, key, encode(UnsyncedRecord(entry_id, part.unsynced_boot)))
     else:
         txn.delete(Table.UNSYNCED, key)
+
+
+def set_mark(txn: Txn, entry_id: str, part_index: int, generation: int, boot_id: str) -> bool:
+    """Set the unsynced mark of the part; False when it is of another generation or gone. Raises BadRecord."""
+    part = find(txn, entry_id, part_index)
+    if part is None or part.generation != generation:
+        return False
+    store(txn, entry_id, msgspec.structs.replace(part, unsynced_boot=boot_id))
+    return True
+
+
+def damaged(txn: Txn) -> list[DownloadEntry]:
+    """Entries, each once, of which a part's record is damaged; damaged entries are noted and left out."""
+    found: dict[bytes, DownloadEntry] = {}
+    for key, payload in txn.walk(Table.PARTS):
+        owner = key[:KEY_BYTES]
+        if owner in found or (payload is not None and _decodes(payload)):
+            continue
+        try:
+            kept = txn.get(Table.ENTRIES, owner)
+            if kept is not None:
+                found[owner] = decode(kept, DownloadEntry)
+        except BadRecord as error:
+            txn.note(Table.ENTRIES, owner, "", str(error))
+    return list(found.values())
+
+
+def _decodes(payload: Payload) -> bool:
+    try:
+        decode(payload, PartRecord)
+    except BadRecord:
+        return False
+    return True
 
 
 def unsynced(txn: Txn) -> list[tuple[str, int, str]]:

@@ -157,6 +157,14 @@ class StateStore:
         """``(id, part index, boot id)`` of parts with bits whose bytes are not known synced."""
         return self._environment.read(parts.unsynced)
 
+    def damaged_parts(self) -> EntryList:
+        """Entries of which a part's record is damaged, as far as they are sound themselves."""
+        return self._environment.read(parts.damaged)
+
+    def indexes_sound(self) -> bool:
+        """Whether no line of the indexes is damaged; damaged ones are told by :meth:`take_damages`."""
+        return self._environment.read(entries.indexes_sound)
+
     def suspects(self) -> SuspectsList:
         """The chunks of the last commits (64 groups or 1 GiB), to be hashed again after a power cut."""
         return self._environment.read(suspects.read)
@@ -244,15 +252,29 @@ class StateStore:
         """
         return self._environment.write(lambda txn: commits.commit_group(txn, batch))
 
-    def mark_synced(self, entry_id: str, part_index: int) -> PartRecord:
-        """All bits of the part are known synced: call it after a sync that began after their last commit."""
+    def mark_synced(self, entry_id: str, part_index: int, generation: int) -> bool:
+        """All bits of this generation are known synced: call it after a sync that began after their last commit.
 
-        def work(txn: Txn) -> PartRecord:
-            synced = msgspec.structs.replace(parts.require(txn, entry_id, part_index), unsynced_boot="")
-            parts.store(txn, entry_id, synced)
-            return synced
+        False, and nothing is changed, when the part is of another generation by now, or gone.
+        """
+        return self._environment.write(lambda txn: parts.set_mark(txn, entry_id, part_index, generation, ""))
 
-        return self._environment.write(work)
+    def mark_unsynced(self, entry_id: str, part_index: int, generation: int, boot_id: str) -> bool:
+        """The bytes of this generation are not known to be on the disk, as far as they were written under ``boot_id``.
+
+        False, and nothing is changed, when the part is of another generation by now, or gone.
+        """
+        return self._environment.write(lambda txn: parts.set_mark(txn, entry_id, part_index, generation, boot_id))
+
+    def drop_parts(self, entry_id: str, epoch: int) -> None:
+        """Drop the entry's parts with their bits and CVs, damaged ones too: it begins anew. Raises UnknownEntry,
+        StaleEpoch, BadRecord for the entry itself."""
+
+        def work(txn: Txn) -> None:
+            entries.require(txn, entry_id, epoch)
+            parts.remove_all(txn, entry_id)
+
+        self._environment.write(work)
 
     def clear_suspects(self) -> None:
         """Forget the suspect log: its chunks were hashed again, or the last session ended cleanly."""

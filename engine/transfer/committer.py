@@ -117,7 +117,9 @@ class Committer:
             by_job.setdefault(sealed.job, []).append(sealed)
         async with trio.open_nursery() as nursery:
             for job in list(by_job):
-                if job.durable:
+                if job.sync_error is not None:
+                    job.dropped(len(by_job.pop(job)), job.sync_error)
+                elif job.durable:
                     nursery.start_soon(self._sync, job, by_job)
         await self._record(by_job)
         self._reserved_bytes -= sum(sealed.size for sealed in group)
@@ -128,8 +130,9 @@ class Committer:
             await trio.to_thread.run_sync(self._files.sync_data, job.file.fd, limiter=self._syncers)
         except OSError as error:
             # The kernel forgets a failed page: what was written since the last good sync is lost, and is fetched again.
-            lost = by_job.pop(job)
-            job.dropped(len(lost), storage_error(error, f"syncing {job.file.name}"))
+            # A later sync that succeeds says nothing of it, so nothing more is committed through this descriptor.
+            job.sync_error = storage_error(error, f"syncing {job.file.name}")
+            job.dropped(len(by_job.pop(job)), job.sync_error)
 
     async def _record(self, by_job: dict[PartJob, list[_Sealed]]) -> None:
         if not by_job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
@@ -28,7 +29,7 @@ CHUNKS_PER_SPACE_CHECK = 16
 
 
 class RangesLost(Exception):  # a signal inside this package, not an error that anyone is told
-    """The source answered a Range request in the middle of the file with the whole file."""
+    """The source answered a Range request in the middle of the file with the whole file, or with less than a chunk."""
 
     def __init__(self, representation: Representation) -> None:
         super().__init__("the source does not serve ranges any more")
@@ -64,6 +65,14 @@ class Source:
         return self.bytes_received + sum(exchange.received for exchange in self._open)
 
 
+class Opened(NamedTuple):
+    """An exchange whose answer was judged, and the chunks that it serves."""
+
+    exchange: Exchange
+    answer: Answer
+    lease: Lease
+
+
 class Fetcher:
     """One worker of a part: leases spans until the plan has none left."""
 
@@ -75,21 +84,17 @@ class Fetcher:
         self.last_error: TransferError | None = None
         self.chunks_received = 0
 
-    async def run(
-        self, exchange: Exchange | None = None, answer: Answer | None = None, lease: Lease | None = None
-    ) -> None:
+    async def run(self, opened: Opened | None = None) -> None:
         """Fetch until nothing is left to lease, beginning with an exchange that is open already when one is given.
 
         Ends quietly with ``last_error`` set when it retires. Raises what no other fetcher could do better (a changed
         source, a full disk …) and :class:`RangesLost`.
         """
         failures = 0
-        while lease is not None or (lease := self._plan.lease()) is not None:
+        while opened is not None or self._plan.unclaimed:
             before = self.chunks_received
             try:
-                if exchange is None or answer is None:
-                    exchange, answer = await self._open_span(lease)
-                await self._receive_span(exchange, answer, lease)
+                await self._receive_span(opened or await self._open_span())
                 failures = 0
             except TransferError as error:
                 self.last_error = error
@@ -99,12 +104,12 @@ class Fetcher:
                 if failures >= FAILURES_IN_A_ROW_MAX or error.retry_after_s is not None:
                     return
                 decision = decide(error, failures, self._services.config, self._services.rng)
-                if decision.delay_s is None:
-                    return
-                await trio.sleep(decision.delay_s)
-            exchange = answer = lease = None
+                await trio.sleep(decision.delay_s or 0.0)
+            opened = None
 
-    async def _open_span(self, lease: Lease) -> tuple[Exchange, Answer]:
+    async def _open_span(self) -> Opened:
+        lease = self._plan.lease()
+        assert lease is not None  # noqa: S101  # run() looked, without a checkpoint between
         start, end = self._job.grid.byte_range(lease.first, lease.count)
         exchange: Exchange | None = None
         try:
@@ -120,10 +125,11 @@ class Fetcher:
             if exchange is not None:
                 self._source.done(exchange)
             raise
-        return exchange, answer
+        return Opened(exchange, answer, lease)
 
-    async def _receive_span(self, exchange: Exchange, answer: Answer, lease: Lease) -> None:
+    async def _receive_span(self, opened: Opened) -> None:
         """Receive the lease's whole chunks that the answer covers; what is left of the lease goes back to the plan."""
+        exchange, answer, lease = opened
         at = lease.first
         try:
             start = self._job.grid.offset(lease.first)
@@ -133,7 +139,7 @@ class Fetcher:
             _, end = self._job.grid.chunks_within(start, covered)
             end = min(end, lease.end)
             if end <= lease.first:
-                raise BadRange(f"bytes {answer.start}-{covered - 1} hold no whole chunk of those asked for")
+                raise RangesLost(answer.representation)  # its ranges are capped below a chunk: of no use here
             while at < end:
                 await receive_chunk(self._services, exchange, self._job, at)
                 self.chunks_received += 1

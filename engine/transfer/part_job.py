@@ -19,6 +19,7 @@ class PartJob:
     ``seals`` are chunks inside the sealer, ``uncommitted`` chunks sealed and not yet in the store. ``unbounded``
     collects the sealed chunks ``(index, size, digest)`` of a body whose length is not known: there are no bits for them
     until it is. The first storage error ends the job: ``error`` is set and the fetchers' scope cancelled.
+    After ``sync_error`` nothing more is committed.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class PartJob:
         self.uncommitted = 0
         self.unbounded: list[tuple[int, int, bytes]] | None = None
         self.error: EngineError | None = None
+        self.sync_error: EngineError | None = None
+        self._leaving = False
         self.scope = trio.CancelScope()
         self._changed = trio.Event()
 
@@ -80,8 +83,16 @@ class PartJob:
         self.uncommitted -= count
         self.fail(error)
 
+    def close_when_idle(self) -> None:
+        """Close the file once no chunk is on its way into it: a number that is closed may become another file's, and
+        the sealer and the committer use it until they are done."""
+        self._leaving = True
+        self.notify()
+
     def notify(self) -> None:
         """Wake whoever waits for a change."""
+        if self._leaving and not self.seals and not self.uncommitted:
+            self.file.close()
         self._changed.set()
         self._changed = trio.Event()
 

@@ -13,7 +13,7 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from engine import native
-from engine.errors import PartLost, StoreCorrupt, TargetExists
+from engine.errors import NoSpace, PartLost, StoreCorrupt, TargetExists
 from engine.files.filesystem import FileSystem
 from engine.files.names import part_name, safe_name, with_tag
 from engine.files.part_file import (
@@ -24,6 +24,7 @@ from engine.files.part_file import (
     open_for_finishing,
     open_part,
     prepare_folder,
+    remove_part,
     restore_size,
 )
 from engine.model.bitmap import Bitmap
@@ -116,18 +117,40 @@ async def allocate(
         replaces_version=replaces_version,
     )
     await services.write(services.store.reset_part, entry.id, entry.epoch, record)
-    file = await services.work(
-        create_part, services.files, folder, record.part_name, record.length, services.config, durable=durable
-    )
+    file, quarantined = await _create(services, record, durable=durable)
     try:
         record = replace(
-            record, phase=PartPhase.ACTIVE, device=file.device, inode=file.inode, inode_version=file.version
+            record,
+            phase=PartPhase.ACTIVE,
+            superseded=quarantined,
+            device=file.device,
+            inode=file.inode,
+            inode_version=file.version,
         )
         await services.write(services.store.put_part, entry.id, entry.epoch, record)
     except BaseException:
         file.close()
         raise
     return _job(entry, record, file, None)
+
+
+async def _create(services: Services, record: PartRecord, *, durable: bool) -> tuple[PartFile, tuple[str, ...]]:
+    """The new part's file, and the older unfinished ones that stay until it is complete (DESIGN law 3).
+
+    That is the newest of them at most: a source that changes all the time must not fill the disk. When the space is
+    needed it goes too; its bits are gone already.
+    """
+    files, config = services.files, services.config
+    quarantined = record.superseded[-1:]
+    await services.work(remove_part, files, record.folder, record.superseded[:-1])
+    arguments = (files, record.folder, record.part_name, record.length, config)
+    try:
+        return await services.work(create_part, *arguments, durable=durable), quarantined
+    except NoSpace:
+        if not quarantined:
+            raise
+    await services.work(remove_part, files, record.folder, quarantined)
+    return await services.work(create_part, *arguments, durable=durable), ()
 
 
 def _superseded(previous: PartRecord | None, folder: str) -> tuple[str, ...]:
@@ -157,6 +180,8 @@ async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -
     """
     if record.length is None or record.phase in {PartPhase.ALLOC, PartPhase.PUBLISHED}:
         return None
+    if record.chunk_bytes > services.config.chunk_bytes:
+        return None  # begun under a configuration with larger chunks, which the buffers of this one cannot hold
     try:
         if record.phase is PartPhase.FINALIZING:
             file = await services.work(

@@ -14,6 +14,7 @@ from engine.errors import (
     Changed,
     ConnectionLost,
     EngineError,
+    HttpStatus,
     IntegrityError,
     UnverifiableLength,
 )
@@ -25,7 +26,7 @@ from engine.net.connection import Exchange
 from engine.net.head import Framing
 from engine.net.response import Answer, AnswerKind, judge
 from engine.net.url import parse_url
-from engine.transfer.fetcher import Fetcher, RangesLost, Source, hold_to_range, receive_known, receive_unknown
+from engine.transfer.fetcher import Fetcher, Opened, RangesLost, Source, hold_to_range, receive_known, receive_unknown
 from engine.transfer.finish import finish
 from engine.transfer.part_job import PartJob
 from engine.transfer.plan import Plan
@@ -37,9 +38,11 @@ GENERATIONS_PER_ATTEMPT = 3
 
 
 class Transfer:
-    """``fields``: the entry's header fields, credentials included. ``fresh``: do not build on an earlier part.
+    """``fields``: the entry's header fields, credentials included. ``fresh``: do not build on an earlier part; it stays
+    set until there is a new one.
 
-    ``bytes_resumed`` were trusted from before, ``bytes_committed`` became durable in this attempt.
+    ``bytes_resumed`` were trusted from before, ``bytes_committed`` became durable in this attempt; of the generation
+    that it ended with.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Transfer:
     ) -> None:
         self._services = services
         self._entry = entry
-        self._fresh = fresh
+        self.fresh = fresh
         self._source = Source(services.client, parse_url(entry.url), fields)
         self._job: PartJob | None = None
         self._previous: PartRecord | None = None
@@ -84,7 +87,8 @@ class Transfer:
                 break
             except Changed:
                 await self._leave()
-                self._fresh = True
+                self.fresh = True
+                self.bytes_resumed = self.bytes_committed = 0
                 if generation == GENERATIONS_PER_ATTEMPT:
                     raise
         job = self._held_job()
@@ -105,16 +109,17 @@ class Transfer:
         job, self._job = self._job, None
         if job is None:
             return
-        with trio.move_on_after(self._services.config.close_timeout_s):
-            await self._services.committer.flush(job)
-        self.bytes_committed += max(0, job.bytes_done - self.bytes_resumed)
-        if job.seals == 0:  # a disk that hangs keeps its descriptor: the sealer may still write through it
-            job.file.close()
+        try:
+            with trio.move_on_after(self._services.config.close_timeout_s):
+                await self._services.committer.flush(job)
+        finally:
+            self.bytes_committed += max(0, job.bytes_done - self.bytes_resumed)
+            job.close_when_idle()
 
     async def _reopen(self) -> PartJob | None:
         parts = self._services.store.parts(self._entry.id)
         self._previous = parts[0] if parts else None
-        if self._previous is None or self._fresh:
+        if self._previous is None or self.fresh:
             return None
         job = await reopen(self._services, self._entry, self._previous)
         if job is not None:
@@ -131,6 +136,7 @@ class Transfer:
             job = self._job = await allocate(
                 self._services, self._entry, answer.representation, exchange.url, self._previous
             )
+            self.fresh = False
         except BaseException:
             self._source.done(exchange)
             raise
@@ -212,24 +218,31 @@ class Transfer:
         """Several fetchers over one plan; the exchange that is open already serves the first lease."""
         connections = self._connections(job)
         plan = Plan(job.grid, job.held, connections, self._services.config)
-        lease = None
-        if answer is not None and answer.end is not None:
+        opened = None
+        if exchange is not None and answer is not None and answer.end is not None:
             lease = plan.lease(max(1, job.grid.chunks_within(0, answer.end)[1]))
+            opened = None if lease is None else Opened(exchange, answer, lease)
         workers = self._workers(connections, plan, job)
         fetchers = [Fetcher(self._services, self._source, job, plan) for _ in range(workers)]
         failures: list[EngineError | RangesLost] = []
+        running = set(fetchers)
 
-        async def work(fetcher: Fetcher, *begin: object) -> None:
+        async def work(fetcher: Fetcher, opened: Opened | None) -> None:
             try:
-                await fetcher.run(*begin)  # type: ignore[arg-type]
+                await fetcher.run(opened)
             except (EngineError, RangesLost) as error:
+                running.discard(fetcher)
+                if isinstance(error, HttpStatus) and any(other.chunks_received for other in running):
+                    return  # the server serves others and only refuses one connection more
                 failures.append(error)
                 job.scope.cancel()
+            finally:
+                running.discard(fetcher)
 
         with job.scope:
             async with trio.open_nursery() as nursery:
                 for position, fetcher in enumerate(fetchers):
-                    nursery.start_soon(work, fetcher, *((exchange, answer, lease) if position == 0 else ()))
+                    nursery.start_soon(work, fetcher, opened if position == 0 else None)
         await self._after_spans(job, plan, fetchers, failures)
 
     async def _after_spans(

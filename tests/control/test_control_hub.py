@@ -48,9 +48,17 @@ async def test_states_keep_their_order_around_progress() -> None:
     for event in (changed(State.PENDING), *told):
         hub.emit(event)
     hub.close()
-    assert await rest(subscription) == [
-        changed(State.PENDING), progress(3), changed(State.IN_PROGRESS), changed(State.COMPLETED)
-    ]  # fmt: skip
+    assert await rest(subscription) == [changed(State.PENDING), changed(State.IN_PROGRESS), changed(State.COMPLETED)]
+
+
+async def test_progress_never_comes_before_an_older_change_of_state() -> None:
+    hub = EventHub()
+    subscription = hub.subscribe()
+    told: list[EngineEvent] = [progress(1), changed(State.PENDING), changed(State.IN_PROGRESS), progress(2)]
+    for event in told:
+        hub.emit(event)
+    hub.close()
+    assert await rest(subscription) == told[1:]
 
 
 async def test_a_subscription_to_one_entry_sees_that_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -114,23 +115,18 @@ async def test_a_complete_file_that_contradicts_a_new_expectation(library: Path)
 
 
 async def test_two_entries_with_one_target(library: Path, tmp_path: Path) -> None:
-    """H3: the second one fails, and the first one's file stays."""
-    other = payload_of(20 * BIG_CHUNK, seed=32)
+    """H3: while one runs the other is refused at once; afterwards it fails without touching the file."""
     target = str(tmp_path / "film.mkv")
-    async with serve(PAYLOAD) as one, serve(other) as two, open_engine(library, config=SMALL) as engine:
+    async with serve(PAYLOAD) as one, serve(PAYLOAD) as two, open_engine(library, config=SMALL) as engine:
         first = await engine.offline(DownloadRequest(url=one.url(), destination=target))
+        with pytest.raises(InvalidRequest, match=re.escape(target)):
+            await engine.offline(DownloadRequest(url=two.url(), destination=target))
+        await first.wait()
         second = await engine.offline(DownloadRequest(url=two.url(), destination=target))
-        ended: list[bytes] = []
-        codes: list[str] = []
-        for download, payload in ((first, PAYLOAD), (second, other)):
-            try:
-                await download.wait()
-                ended.append(payload)
-            except DownloadFailed as failed:
-                codes.append(failed.cause_code)
-    (winner,) = ended
-    assert codes == ["target_exists"]
-    assert content(target) == winner
+        with pytest.raises(DownloadFailed) as failed:
+            await second.wait()
+    assert failed.value.cause_code == "target_exists"
+    assert content(target) == PAYLOAD
 
 
 async def test_an_entry_cannot_move(library: Path, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine import open_engine
 from engine.model.records import PartPhase
 from engine.model.states import State
 from tests.support.engine_process import CRASHED, EngineProcesses, Job, report_of
-from tests.support.library import CHUNK, check_claim, claims, content, files_under, hash_of, payload_of
+from tests.support.library import CHUNK, check_claim, claims, content, files_under, hash_of, payload_of, small
 from tests.support.origin import Asked, End, Origin, Reply, plain, serve
 
 OLD = payload_of(5 * CHUNK + 9, seed=1)
@@ -171,3 +172,26 @@ async def test_a_crash_before_every_step(processes: EngineProcesses, tmp_path: P
                 break
         assert status == 0, "the run never came to its end"
         assert step > 15
+
+
+async def test_finalising_is_finished_without_the_server(processes: EngineProcesses, tmp_path: Path) -> None:
+    """C8-C12: what was complete and checked is published by the start itself, whichever step the crash came before."""
+    met = 0
+    async with serve(NEW) as origin:
+        for step in range(15, STEPS_MAX):
+            here = tmp_path / str(step)
+            here.mkdir()
+            scene = await _fresh(processes, origin, here)
+            if await processes.run(msgspec.structs.replace(scene.job, crash_at=step)) == 0:
+                break
+            (claim,) = claims(scene.job.root) or (None,)
+            if claim is None or claim.part.phase is not PartPhase.FINALIZING:
+                continue
+            met += 1
+            origin.forget()
+            async with open_engine(scene.job.root, config=small(), resume=False) as engine:
+                assert (await engine.get("film")).state is State.COMPLETED
+                assert [event.what for event in engine.recovered] == ["publishing was finished"]
+            assert origin.asked == []
+            assert content(scene.target) == NEW
+    assert met >= 3, "no crash came between the last check and the end"

@@ -1,0 +1,125 @@
+"""One attempt at an entry, recorded from start to end, and what follows from how it ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import trio
+from msgspec.structs import replace
+
+from engine.control.moves import Moves
+from engine.errors import EngineError, InternalError
+from engine.model.records import Attempt, DownloadEntry, ErrorRecord
+from engine.model.retry import decide
+from engine.model.states import Event, Reason, State
+from engine.transfer.services import Services
+from engine.transfer.transfer import Transfer
+
+log = logging.getLogger("engine")
+
+Fields = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class RunStats:
+    """What this run of the engine did for an entry. ``bytes_fetched`` came off the wire, ``bytes_resumed`` were trusted
+    from before; ``seconds`` is the time its attempts took."""
+
+    bytes_fetched: int = 0
+    bytes_resumed: int = 0
+    seconds: float = 0.0
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Run:
+    """The task of one entry. ``secret``: header fields that are not stored. ``fresh``: its part is not to be built on.
+    ``scope`` ends it, resumable; ``ended`` is set when it has."""
+
+    secret: Fields
+    fresh: bool
+    stats: RunStats
+    tries_without_progress: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class Attempts:
+    """Makes attempts. ``closing`` tells why one was cut off: the engine closes, or somebody asked for a new start."""
+
+    def __init__(self, services: Services, moves: Moves) -> None:
+        self._services = services
+        self._moves = moves
+        self.closing = False
+
+    async def make(self, entry: DownloadEntry, run: Run) -> tuple[DownloadEntry, float | None]:
+        """Returns the entry as it is afterwards, and the delay before the next attempt, or None when it is settled.
+
+        Raises StoreError and StorageError when the store cannot record what happened.
+        """
+        number = entry.attempt_count + 1
+        entry = await self._moves.move(entry, Event.START, attempt_count=number, next_retry_at=None)
+        transfer = Transfer(self._services, entry, entry.headers + run.secret, fresh=run.fresh)
+        attempt = Attempt(number=number, started_at=self._services.now())
+        began = time.monotonic()
+        error: EngineError | None = None
+        try:
+            await transfer.run()
+        except EngineError as raised:
+            error = raised
+        except Exception as bug:  # it must end this entry, not all of them, and not again at every start
+            log.exception("entry %s: an attempt ended with an error that nobody expected", entry.id)
+            error = InternalError(f"{type(bug).__name__}: {bug}")
+        finally:
+            self._count(transfer, began, run)
+            with trio.CancelScope(shield=True):
+                ended = self._ended(attempt, transfer, error)
+                if error is not None:
+                    entry, delay_s = await self._after_error(entry, run, ended, error, transfer)
+                else:
+                    entry, delay_s = await self._leave(entry, ended), None
+        return entry, delay_s
+
+    async def _leave(self, entry: DownloadEntry, attempt: Attempt) -> DownloadEntry:
+        """Record an attempt that ended without an error: complete, or cut off (perhaps just after it completed)."""
+        present = self._services.store.get(entry.id) or entry
+        attempts = self._history(entry, attempt)
+        if present.state is State.IN_PROGRESS:
+            reason = Reason.SHUTDOWN if self.closing else Reason.NONE
+            return await self._moves.move(present, Event.PREEMPT, reason, attempts=attempts)
+        self._moves.announce(present, State.IN_PROGRESS)
+        return await self._services.write(self._services.store.update, entry.id, entry.epoch, attempts=attempts)
+
+    async def _after_error(
+        self, entry: DownloadEntry, run: Run, attempt: Attempt, error: EngineError, transfer: Transfer
+    ) -> tuple[DownloadEntry, float | None]:
+        run.tries_without_progress = 1 if transfer.bytes_committed else run.tries_without_progress + 1
+        decision = decide(error, run.tries_without_progress, self._services.config, self._services.rng)
+        changes = {"attempts": self._history(entry, attempt), "last_error": attempt.error}
+        if decision.delay_s is None:
+            entry = await self._moves.move(entry, Event.FAIL, Reason.ERROR, error=attempt.error, **changes)
+            return entry, None
+        retry_at = self._services.now() + decision.delay_s
+        entry = await self._moves.move(
+            entry, Event.PREEMPT, Reason.BACKOFF, error=attempt.error, next_retry_at=retry_at, **changes
+        )
+        return entry, decision.delay_s
+
+    def _ended(self, attempt: Attempt, transfer: Transfer, error: EngineError | None) -> Attempt:
+        now = self._services.now()
+        record = ErrorRecord.of(error, now) if error is not None else None
+        return replace(attempt, ended_at=now, bytes_fetched=transfer.bytes_fetched, error=record)
+
+    def _history(self, entry: DownloadEntry, attempt: Attempt) -> tuple[Attempt, ...]:
+        return (*entry.attempts, attempt)[-self._services.config.attempts_kept :]
+
+    def _count(self, transfer: Transfer, began: float, run: Run) -> None:
+        stats = run.stats
+        if stats.attempts == 0:
+            stats.bytes_resumed = transfer.bytes_resumed
+        stats.attempts += 1
+        stats.bytes_fetched += transfer.bytes_fetched
+        stats.seconds += time.monotonic() - began
+        run.fresh = transfer.fresh

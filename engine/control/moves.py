@@ -1,0 +1,55 @@
+"""Changes of state as the manager makes them: the store first, then the event (DESIGN law 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.control.hub import EventHub
+from engine.model.events import StateChanged
+from engine.model.records import DownloadEntry, ErrorRecord
+from engine.model.states import Event, Reason, State
+from engine.transfer.services import Services
+
+
+class Moves:
+    """Moves entries and tells of it. (Completing is :mod:`engine.transfer.finish`'s, recovering the start's.)"""
+
+    def __init__(self, services: Services, hub: EventHub) -> None:
+        self._services = services
+        self._hub = hub
+
+    async def move(
+        self,
+        entry: DownloadEntry,
+        event: Event,
+        reason: Reason = Reason.NONE,
+        *,
+        error: ErrorRecord | None = None,
+        **changes: Any,
+    ) -> DownloadEntry:
+        """Move the entry, durably, and announce it. Raises IllegalTransition, StaleEpoch, StoreError."""
+        moved = await self._services.write(
+            self._services.store.transition,
+            entry.id,
+            event,
+            epoch=entry.epoch,
+            now=self._services.now(),
+            reason=reason,
+            **changes,
+        )
+        self.announce(moved, entry.state, error)
+        return moved
+
+    def announce(self, entry: DownloadEntry, previous: State | None, error: ErrorRecord | None = None) -> None:
+        """Tell that the entry is in its state now."""
+        self._hub.emit(
+            StateChanged(
+                id=entry.id,
+                epoch=entry.epoch,
+                attempt=entry.attempt_count,
+                previous=previous,
+                state=entry.state,
+                reason=entry.state_reason,
+                error=error,
+            )
+        )
