@@ -140,9 +140,10 @@ class _Command:
     def _start(self) -> subprocess.Popen[str]:
         package_parent = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
         path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-m", "engine", "--root", self.library, "get", self.url, "--json", "--no-progress"]
+        # -P: not the folder that the demo is run in, which may be a checkout without the compiled core.
+        command = [sys.executable, "-P", "-m", "engine", "--root", self.library, "get", self.url]
         return subprocess.Popen(
-            [*command, "--connections", str(CONNECTIONS)],
+            [*command, "--json", "--no-progress", "--connections", str(CONNECTIONS)],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -6,17 +6,15 @@ Every step can be run again after a crash at any point.
 
 from __future__ import annotations
 
-import os
-
 from msgspec.structs import replace
 
-from engine import native
-from engine.errors import IntegrityError, PartLost, TargetExists
+from engine.errors import BadRecord, PartLost, TargetExists
 from engine.files.names import with_tag
 from engine.files.part_file import publish
 from engine.files.reading import digests
+from engine.model.chunks import CVS_PER_PAGE
 from engine.model.records import DownloadEntry, OfflineEntry, PartPhase
-from engine.model.states import Event
+from engine.transfer.completion import check_expected, complete, other_digests, root_of
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
 from engine.transfer.setup_part import entry_tag
@@ -27,53 +25,38 @@ HEX_DIGITS: dict[str, int] = {"blake3": 64, "sha256": 64, "sha384": 96, "sha512"
 
 async def finish(services: Services, entry: DownloadEntry, job: PartJob) -> OfflineEntry:
     """Check the complete part, publish it, and make the entry COMPLETED. Raises IntegrityError and StorageErrors."""
-    digest = await services.work(_root, services, job)
-    others = [name for name in entry.expect if name != "blake3"]
-    found = await services.work(digests, services.files, job.file.fd, job.grid.length, others)
-    _compare(entry, {"blake3": digest, **found})
+    digest = await _root(services, job)
+    found = await services.work(digests, services.files, job.file.fd, job.grid.length, other_digests(entry))
+    check_expected(entry, job.grid.length, {"blake3": digest, **found})
     job.record = replace(job.record, phase=PartPhase.FINALIZING, digest=digest)
     await services.write(services.store.put_part, entry.id, entry.epoch, job.record)
     await _publish(services, entry, job)
-    record = job.record = replace(job.record, phase=PartPhase.PUBLISHED, superseded=())
-    now = services.now()
-    offline = OfflineEntry(
-        id=entry.id,
-        path=os.path.join(record.folder, record.final_name),
-        size=job.grid.length,
-        blake3=digest,
-        digests=found,
-        media_type=record.representation.content_type,
-        verified_at=now,
-    )
-    await services.write(
-        services.store.transition,
-        entry.id,
-        Event.COMPLETE,
-        epoch=entry.epoch,
-        now=now,
-        parts=(record,),
-        offline=offline,
-        bytes_total=job.grid.length,
-        last_error=None,
-        next_retry_at=None,
-    )
-    return offline
+    job.record = replace(job.record, phase=PartPhase.PUBLISHED, superseded=())
+    return await services.write(complete, services.store, entry, job.record, found, services.now())
 
 
-def _root(services: Services, job: PartJob) -> str:
-    size = services.files.stat_fd(job.file.fd).st_size
-    if size != job.grid.length:
-        raise PartLost(f"{job.file.name} is {size} bytes on disk, not {job.grid.length}")
-    if job.grid.count == 0:
-        return native.root_hash(b"").hex()
-    cvs = services.store.cvs(job.entry_id, job.record.index, job.grid.count)
-    return (cvs if job.grid.sole else native.root_from_cvs(cvs)).hex()
+async def _root(services: Services, job: PartJob) -> str:
+    """The part's hash. Raises PartLost when its file or its CVs are not whole: the next attempt mends that."""
+    info = await services.work(services.files.stat_fd, job.file.fd)
+    if info.st_size != job.grid.length:
+        raise PartLost(f"{job.file.name} is {info.st_size} bytes on disk, not {job.grid.length}")
+    try:
+        return await services.work(root_of, services.store, job.entry_id, job.record.index, job.grid)
+    except BadRecord as error:
+        await services.write(_clear_without_cvs, services, job)
+        raise PartLost(f"{error}; those chunks are fetched again") from error
 
 
-def _compare(entry: DownloadEntry, found: dict[str, str]) -> None:
-    for name, expected in entry.expect.items():
-        if found[name] != expected:
-            raise IntegrityError(f"{name} is {found[name]}, expected {expected}")
+def _clear_without_cvs(services: Services, job: PartJob) -> None:
+    """Unset the bits whose CVs are on pages that cannot be read: without its CV a bit proves nothing (law 1)."""
+    runs: list[tuple[int, int]] = []
+    for first in range(0, job.grid.count, CVS_PER_PAGE):
+        count = min(CVS_PER_PAGE, job.grid.count - first)
+        try:
+            services.store.cvs(job.entry_id, job.record.index, count, first=first)
+        except BadRecord:
+            runs.append((first, count))
+    services.store.clear_chunks(job.entry_id, job.epoch, job.record.index, runs)
 
 
 async def _publish(services: Services, entry: DownloadEntry, job: PartJob) -> None:

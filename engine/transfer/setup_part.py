@@ -13,7 +13,7 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from engine import native
-from engine.errors import NoSpace, PartLost, StoreCorrupt, TargetExists
+from engine.errors import NoSpace, PartLost, StoreCorrupt, TargetExists, TargetGone
 from engine.files.filesystem import FileSystem
 from engine.files.names import part_name, safe_name, with_tag
 from engine.files.part_file import (
@@ -190,6 +190,10 @@ async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -
         else:
             file = await services.work(open_part, services.files, record.folder, record.part_name)
     except PartLost:
+        return None
+    except TargetGone:
+        if entry.destination:  # perhaps a disk that is not mounted: never made again behind the caller's back
+            raise
         return None
     try:
         grid = ChunkGrid(record.length, record.chunk_bytes)

@@ -1,0 +1,69 @@
+"""What makes an entry COMPLETED: its root, its expectations, its offline record; for a transfer and for the recovery.
+
+All functions block and run in worker threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from engine import native
+from engine.errors import IntegrityError
+from engine.model.chunks import ChunkGrid
+from engine.model.records import DownloadEntry, OfflineEntry, PartRecord
+from engine.model.states import Event
+from engine.store.state_store import StateStore
+
+
+def root_of(store: StateStore, entry_id: str, part_index: int, grid: ChunkGrid) -> str:
+    """The BLAKE3 hash of a part that holds all its chunks, merged from their CVs. Raises BadRecord."""
+    if grid.count == 0:
+        return native.root_hash(b"").hex()
+    cvs = store.cvs(entry_id, part_index, grid.count)
+    return (cvs if grid.sole else native.root_from_cvs(cvs)).hex()
+
+
+def other_digests(entry: DownloadEntry) -> list[str]:
+    """The algorithms that the entry expects and that the chunks do not give: they cost one reading of the file."""
+    return [name for name in entry.expect if name != "blake3"]
+
+
+def check_expected(entry: DownloadEntry, length: int, found: Mapping[str, str]) -> None:
+    """Raise IntegrityError unless the length and every digest are what the entry expects. ``found`` has them all."""
+    if entry.expected_length not in {None, length}:
+        raise IntegrityError(f"the file has {length} bytes, expected {entry.expected_length}")
+    for name, expected in entry.expect.items():
+        if found[name] != expected:
+            raise IntegrityError(f"{name} is {found[name]}, expected {expected}")
+
+
+def complete(
+    store: StateStore, entry: DownloadEntry, record: PartRecord, digests: Mapping[str, str], now: float
+) -> OfflineEntry:
+    """Make the entry of a published, checked part COMPLETED, in one transaction with its part and offline records.
+
+    ``digests``: what was computed besides BLAKE3. Raises StaleEpoch, IllegalTransition, StoreError.
+    """
+    length = record.length or 0
+    offline = OfflineEntry(
+        id=entry.id,
+        path=os.path.join(record.folder, record.final_name),
+        size=length,
+        blake3=record.digest,
+        digests=dict(digests),
+        media_type=record.representation.content_type,
+        verified_at=now,
+    )
+    store.transition(
+        entry.id,
+        Event.COMPLETE,
+        epoch=entry.epoch,
+        now=now,
+        parts=(record,),
+        offline=offline,
+        bytes_total=length,
+        last_error=None,
+        next_retry_at=None,
+    )
+    return offline
