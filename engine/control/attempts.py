@@ -117,7 +117,7 @@ class Attempts:
 
     def _count(self, transfer: Transfer, began: float, run: Run) -> None:
         stats = run.stats
-        if stats.attempts == 0:
+        if stats.bytes_fetched == 0:
             stats.bytes_resumed = transfer.bytes_resumed
         stats.attempts += 1
         stats.bytes_fetched += transfer.bytes_fetched

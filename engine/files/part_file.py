@@ -77,12 +77,9 @@ def check_free_space(files: FileSystem, folder_fd: int, length: int, config: Con
         raise NoSpace(f"{length} bytes (and {reserve} kept in reserve) do not fit: {free} bytes are free")
 
 
-def prepare_folder(files: FileSystem, folder: str, *, create: bool, durable: bool) -> None:
+def prepare_folder(files: FileSystem, folder: str, *, durable: bool) -> None:
     """Make sure that the destination folder is there; new ones are made durable when asked."""
     try:
-        if not create:
-            os.close(files.open_folder(folder))
-            return
         for changed in files.make_folders(folder):
             if durable:
                 fd = files.open_folder(changed)
@@ -276,19 +273,6 @@ def open_unfinished(files: FileSystem, record: PartRecord) -> PartFile:
     except PartLost:
         final = open_part(files, record.folder, record.final_name)
         if final.identity != record.identity:
-            final.close()
-            raise
-        return final
-
-
-def open_for_finishing(files: FileSystem, folder: str, part_name: str, final_name: str, inode: int) -> PartFile:
-    """Open a part whose publishing may have happened already: under its final name if that is this inode, else its
-    own."""
-    try:
-        return open_part(files, folder, part_name, twin=final_name)
-    except PartLost:
-        final = open_part(files, folder, final_name)
-        if final.inode != inode:
             final.close()
             raise
         return final

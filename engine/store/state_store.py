@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import msgspec
-
 from engine.config import Config
 from engine.errors import StoreUnusable
 from engine.files.filesystem import FileSystem

@@ -21,8 +21,7 @@ from engine.files.part_file import (
     create_part,
     cut_surplus,
     is_file,
-    open_for_finishing,
-    open_part,
+    open_unfinished,
     prepare_folder,
     remove_part,
     restore_size,
@@ -101,7 +100,7 @@ async def allocate(
     """A new generation of the entry's part, empty and open, its blocks reserved."""
     durable = is_durable(entry)
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
-    await services.work(prepare_folder, services.files, folder, create=True, durable=durable)
+    await services.work(prepare_folder, services.files, folder, durable=durable)
     replaces, replaces_version = _published_file(previous)
     generation = previous.generation + 1 if previous is not None else 1
     record = PartRecord(
@@ -183,12 +182,7 @@ async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -
     if record.chunk_bytes > services.config.chunk_bytes:
         return None  # begun under a configuration with larger chunks, which the buffers of this one cannot hold
     try:
-        if record.phase is PartPhase.FINALIZING:
-            file = await services.work(
-                open_for_finishing, services.files, record.folder, record.part_name, record.final_name, record.inode
-            )
-        else:
-            file = await services.work(open_part, services.files, record.folder, record.part_name)
+        file = await services.work(open_unfinished, services.files, record)
     except PartLost:
         return None
     except TargetGone:
@@ -215,7 +209,7 @@ async def _believe(
         await services.work(restore_size, file, grid.length, services.config)
     if file.size > grid.length:
         await services.work(cut_surplus, file, grid.length)
-    if file.identity != record.identity:
+    if file.identity != record.identity or record.unsynced_boot not in {"", services.boot_id}:
         held = await services.work(store.bitmap, entry.id, record.index, grid.count)
         bad = await services.work(bad_chunks, store, services.files, entry.id, record, file, grid, held)
         record = await services.write(store.clear_chunks, *where, [(index, 1) for index in bad])

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from engine.errors import (
     BadRange,
+    BadRecord,
     Changed,
     ConnectionLost,
     EngineError,
@@ -117,7 +118,10 @@ class Transfer:
             job.close_when_idle()
 
     async def _reopen(self) -> PartJob | None:
-        parts = self._services.store.parts(self._entry.id)
+        try:
+            parts = self._services.store.parts(self._entry.id)
+        except BadRecord:  # nothing is known of it any more: a new part takes its place
+            parts = ()
         self._previous = parts[0] if parts else None
         if self._previous is None or self.fresh:
             return None

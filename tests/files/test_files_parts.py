@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from engine.config import MIB, Config
 from engine.errors import EngineError, InputOutput, NoSpace, PartLost, TargetExists, TargetGone
@@ -18,15 +19,16 @@ from engine.files.part_file import (
     create_part,
     cut_surplus,
     is_file,
-    open_for_finishing,
+    open_finished,
     open_part,
+    open_unfinished,
     prepare_folder,
     publish,
     remove_part,
     restore_size,
 )
 from engine.files.reading import blocks, digest_of_path, digests
-from engine.model.records import PartRecord
+from engine.model.records import PartPhase, PartRecord
 from tests.support.library import hash_of, payload_of
 from tests.support.mounts import TinyTmpfs
 
@@ -67,7 +69,7 @@ def test_a_new_part_ignores_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         make(tmp_path).close()
-        prepare_folder(FileSystem(), str(tmp_path / "a" / "b"), create=True, durable=True)
+        prepare_folder(FileSystem(), str(tmp_path / "a" / "b"), durable=True)
     finally:
         os.umask(before)
     assert os.stat(tmp_path / NAME).st_mode & 0o777 == 0o600
@@ -287,17 +289,23 @@ def test_publishing_without_the_exclusive_rename(tmp_path: Path, number: int) ->
 def test_publishing_by_link_is_finished_after_a_crash(tmp_path: Path) -> None:
     """C10: between the link and the unlink the file has both names; opened again it is still known, and published."""
     files = FileSystem()
-    make(tmp_path).close()
+    part = make(tmp_path)
+    part.close()
     os.link(tmp_path / NAME, tmp_path / "film.mkv")
-    inode = os.stat(tmp_path / NAME).st_ino
-    part = open_for_finishing(files, str(tmp_path), NAME, "film.mkv", inode)
-    publish(part, record_for(tmp_path), overwrite=False)
-    assert os.stat(tmp_path / "film.mkv").st_ino == inode
+    record = finalizing(tmp_path, part)
+    part = open_unfinished(files, record)
+    publish(part, record, overwrite=False)
+    assert os.stat(tmp_path / "film.mkv").st_ino == record.inode
     assert os.listdir(tmp_path) == ["film.mkv"]
     part.close()
     os.link(tmp_path / "film.mkv", tmp_path / "another")
     with pytest.raises(PartLost):  # a second name that is nobody's doing here
-        open_for_finishing(files, str(tmp_path), NAME, "film.mkv", inode)
+        open_unfinished(files, record)
+
+
+def finalizing(folder: Path, part: PartFile) -> PartRecord:
+    device, inode, version = part.identity
+    return record_for(folder, phase=PartPhase.FINALIZING, device=device, inode=inode, inode_version=version)
 
 
 def test_a_race_for_one_name_has_one_winner(tmp_path: Path) -> None:
@@ -341,26 +349,75 @@ def test_a_folder_that_goes_away_while_its_part_is_open(tmp_path: Path) -> None:
         make(tmp_path / "plain")
     for path in (tmp_path / "plain", tmp_path / "plain" / "below"):
         with pytest.raises(TargetGone):
-            prepare_folder(FileSystem(), str(path), create=True, durable=True)
+            prepare_folder(FileSystem(), str(path), durable=True)
 
 
 def test_finishing_finds_the_file_under_either_name(tmp_path: Path) -> None:
     files = FileSystem()
     part = make(tmp_path)
     for name in (NAME, "film.mkv"):
-        found = open_for_finishing(files, str(tmp_path), NAME, "film.mkv", part.inode)
+        found = open_unfinished(files, finalizing(tmp_path, part))
         assert found.name == name
         found.close()
         if name == NAME:
             os.rename(tmp_path / NAME, tmp_path / "film.mkv")
     before = open_descriptors()
     with pytest.raises(PartLost):
-        open_for_finishing(files, str(tmp_path), NAME, "film.mkv", part.inode + 1)
+        open_unfinished(files, replace(finalizing(tmp_path, part), inode=part.inode + 1))
     assert open_descriptors() == before
     assert is_file(files, part.folder_fd, "film.mkv", part.inode, part.version)
     assert not is_file(files, part.folder_fd, "film.mkv", part.inode, part.version + 1)
     assert not is_file(files, part.folder_fd, "nothing", part.inode, part.version)
     part.close()
+
+
+def test_an_unfinished_part_is_opened_as_its_record_knows_it(tmp_path: Path) -> None:
+    """D13, D14: under the final name only the very file of the record counts, by device, inode and version."""
+    files = FileSystem()
+    part = make(tmp_path)
+    fields = {"device": part.device, "inode": part.inode, "inode_version": part.version}
+    record = record_for(tmp_path, phase=PartPhase.FINALIZING, **fields)
+    os.link(tmp_path / NAME, tmp_path / "film.mkv")
+    open_unfinished(files, record).close()
+    with pytest.raises(PartLost, match="another name"):  # its publishing had not begun: the second name is a stranger's
+        open_unfinished(files, record_for(tmp_path, phase=PartPhase.ACTIVE, **fields))
+    os.unlink(tmp_path / NAME)
+    found = open_unfinished(files, record)
+    assert (found.name, found.identity) == ("film.mkv", record.identity)
+    found.close()
+    before = open_descriptors()
+    for field, value in fields.items():
+        with pytest.raises(PartLost):
+            open_unfinished(files, record_for(tmp_path, phase=PartPhase.FINALIZING, **(fields | {field: value + 1})))
+    assert open_descriptors() == before
+    part.close()
+
+
+def test_a_finished_file_is_opened_whatever_the_user_made_of_it(tmp_path: Path) -> None:
+    """A second name and missing write permission change no byte."""
+
+    class Ordinary(FileSystem):
+        def open_existing(self, folder_fd: int, name: str, *, write: bool) -> int:
+            assert not write
+            return super().open_existing(folder_fd, name, write=write)
+
+    files = Ordinary()
+    (tmp_path / "film.mkv").write_bytes(b"film")
+    os.link(tmp_path / "film.mkv", tmp_path / "linked")
+    file = open_finished(files, str(tmp_path), "film.mkv")
+    assert files.read_at(file.fd, 9, 0) == b"film"
+    files.sync_data(file.fd)
+    file.close()
+    before = open_descriptors()
+    _plant(tmp_path / "trap", tmp_path / "film.mkv", "symlink")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("gone", "trap", "folder", "pipe"):
+        with pytest.raises(PartLost):
+            open_finished(files, str(tmp_path), name)
+    with pytest.raises(TargetGone):
+        open_finished(files, str(tmp_path / "none"), "film.mkv")
+    assert open_descriptors() == before
 
 
 def test_removing_parts(tmp_path: Path) -> None:

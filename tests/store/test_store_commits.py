@@ -164,6 +164,23 @@ def test_law_1_unsynced_parts_are_listed_until_they_are_synced(root: str) -> Non
     store.close()
 
 
+def test_law_3_marks_are_those_of_one_generation(store: StateStore) -> None:
+    """A sync of an older generation's file, or a look at it, that ends late says nothing of the newer one."""
+    add_running(store, "a")
+    store.reset_part("a", 1, part(generation=2))
+    store.commit_chunks([commit("a", [1], synced=False, generation=2)])
+    assert not store.mark_synced("a", 0, 1)
+    assert not store.mark_unsynced("a", 0, 1, "older")
+    assert not store.mark_synced("a", 7, 1)
+    assert not store.mark_synced("gone", 0, 1)
+    assert store.unsynced() == [("a", 0, BOOT)]
+    assert store.mark_unsynced("a", 0, 2, "doubtful")
+    assert store.unsynced() == [("a", 0, "doubtful")]
+    assert store.parts("a")[0].unsynced_boot == "doubtful"
+    assert store.mark_synced("a", 0, 2)
+    assert store.unsynced() == []
+
+
 def test_d23_the_suspect_log_holds_the_last_groups(store: StateStore) -> None:
     add_running(store, chunks=5000)
     for group in range(suspect_log.GROUPS_KEPT + 6):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import Config
-from engine.errors import BadRecord, StoreCorrupt
+from engine.errors import BadRecord, StaleEpoch, StoreCorrupt
 from engine.files.filesystem import FileSystem
 from engine.model.chunks import BITS_PER_PAGE, CVS_PER_PAGE
 from engine.model.states import Event, State
@@ -134,8 +134,10 @@ def test_l10_damaged_indexes_are_told_and_can_be_made_anew(root: str, table: Tab
     store = open_store(root)
     state = State.PENDING if table is Table.BY_STATE else None
     assert store.list(state) == []
+    assert not store.indexes_sound()
     assert len(store.take_damages()) == len(keys) == 3
     assert store.rebuild_indexes() == 3
+    assert store.indexes_sound()
     assert [found.id for found in store.list(state)] == ["a", "b", "c"]
     assert store.take_damages() == ()
     store.close()
@@ -172,6 +174,28 @@ def test_l10_damaged_parts_and_offline_records_are_named(root: str) -> None:
     assert store.commit_chunks([commit("a", [1])]) == [None]
     assert store.reset_part("a", 1, part(generation=2)).generation == 2
     assert len(store.parts("a")) == 1
+    store.close()
+
+
+def test_l10_damaged_parts_are_found_and_dropped(root: str) -> None:
+    store = open_store(root)
+    for entry_id in "abc":
+        add_running(store, entry_id)
+        store.commit_chunks([commit(entry_id, [1], synced=False)])
+    store.close()
+    spoil(root, Table.PARTS, lambda key: key[:16] in {entry_key("a"), entry_key("b")})
+    spoil(root, Table.ENTRIES, lambda key: key == entry_key("b"))
+    store = open_store(root)
+    assert [found.id for found in store.damaged_parts()] == ["a"]
+    with pytest.raises(StaleEpoch):
+        store.drop_parts("a", 2)
+    store.drop_parts("a", 1)
+    assert store.damaged_parts() == []
+    assert store.parts("a") == ()
+    assert store.bitmap("a", 0, 100).held == 0
+    assert {entry_id for entry_id, _, _ in store.unsynced()} == {"b", "c"}
+    assert store.put_part("a", 1, part()).chunks_done == 0
+    assert store.parts("c")[0].chunks_done == 1
     store.close()
 
 

@@ -1,0 +1,139 @@
+"""Hashing again what a reboot made doubtful, before anything believes it (DESIGN law 1).
+
+The order makes every step repeatable: a finished file that is bad is first taken back (REPAIR), then its bits are
+cleared, and the mark that brought it here goes last. Whatever cannot be looked at now keeps its bits and its mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from engine.control.settle import failed_mark
+from engine.errors import BadRecord, PartLost, StorageError, TargetGone
+from engine.files.filesystem import FileSystem
+from engine.files.part_file import PartFile, open_finished, open_unfinished
+from engine.model.chunks import ChunkGrid
+from engine.model.records import DownloadEntry, PartPhase, PartRecord
+from engine.model.states import Event, Reason, State
+from engine.store.state_store import StateStore
+from engine.transfer.setup_part import bad_chunks
+
+# The unsynced mark of a part whose suspects could not be hashed: no boot has this id, so that every start tries again.
+UNVERIFIED: Final = "unverified"
+
+
+class Recheck:
+    """``note`` is told what was found of an entry. ``deferred`` are the entries that could not be looked at."""
+
+    def __init__(
+        self, store: StateStore, files: FileSystem, now: float, note: Callable[[DownloadEntry, str], None]
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._now = now
+        self._note = note
+        self._seen: set[tuple[str, int]] = set()
+        self.deferred: set[str] = set()
+
+    def unsynced(self) -> None:
+        """Parts whose bytes were not synced under an earlier boot: nothing of them is believed until it hashes to its
+        CV."""
+        boot_id = self._store.session.boot_id
+        for entry_id, part_index, mark in self._store.unsynced():
+            if mark not in {boot_id, failed_mark(boot_id)}:
+                self._part(entry_id, part_index, None)
+
+    def suspects(self) -> None:
+        """The last commits before an unclean end of another boot: hashed again, in case the disk lied about its
+        syncs."""
+        for suspect in self._store.suspects():
+            if (suspect.id, suspect.part_index) not in self._seen:
+                self._part(suspect.id, suspect.part_index, suspect.indexes, suspect.generation)
+        self._store.clear_suspects()
+
+    def _part(
+        self, entry_id: str, part_index: int, indexes: Sequence[int] | None, generation: int | None = None
+    ) -> None:
+        try:
+            entry = self._store.get(entry_id)
+            parts = self._store.parts(entry_id) if entry is not None else ()
+        except BadRecord:
+            return  # the store noted the damage, and Recovery tells it
+        record = next((part for part in parts if part.index == part_index), None)
+        if entry is None or record is None or record.length is None or generation not in {None, record.generation}:
+            return
+        self._seen.add((entry_id, part_index))
+        try:
+            bad, synced = self._bad(entry, record, indexes)
+        except PartLost:
+            entry = self._taken_back(entry)
+            everything = (0, ChunkGrid(record.length, record.chunk_bytes).count)
+            self._store.clear_chunks(entry_id, entry.epoch, part_index, [everything])
+            self._note(entry, "its file was lost; it is fetched again")
+            bad, synced = [], True
+        except (StorageError, OSError) as error:
+            self._defer(entry, record, error)
+            return
+        if bad:
+            entry = self._taken_back(entry)
+            self._store.clear_chunks(entry_id, entry.epoch, part_index, [(index, 1) for index in bad])
+            self._note(entry, f"{len(bad)} chunks had not reached the disk; they are fetched again")
+        if not synced:
+            mark = failed_mark(self._store.session.boot_id)
+            self._store.mark_unsynced(entry_id, part_index, record.generation, mark)
+        elif indexes is None:
+            self._store.mark_synced(entry_id, part_index, record.generation)
+
+    def _bad(self, entry: DownloadEntry, record: PartRecord, indexes: Sequence[int] | None) -> tuple[list[int], bool]:
+        """Chunks among ``indexes`` (None: all) that do not hash to their CV, and whether what is there was synced.
+
+        Raises PartLost when the file is gone, another StorageError or OSError when that cannot be told now.
+        """
+        grid = ChunkGrid(record.length or 0, record.chunk_bytes)
+        held = self._store.bitmap(entry.id, record.index, grid.count)
+        file = self._open(record)
+        try:
+            bad = bad_chunks(self._store, self._files, entry.id, record, file, grid, held, indexes)
+            return bad, self._sync(file)
+        finally:
+            file.close()
+
+    def _open(self, record: PartRecord) -> PartFile:
+        try:
+            if record.phase is PartPhase.PUBLISHED:
+                return open_finished(self._files, record.folder, record.final_name)
+            return open_unfinished(self._files, record)
+        except PartLost as error:
+            folder = self._files.stat_path(record.folder)
+            if folder is None or folder.st_dev != record.device:
+                raise TargetGone(f"{record.folder} is not the disk that it was: {error}") from error
+            raise
+
+    def _sync(self, file: PartFile) -> bool:
+        try:
+            self._files.sync_data(file.fd)
+        except OSError:
+            return False  # its bytes are right as long as this boot lasts, and are hashed again after it
+        return True
+
+    def _defer(self, entry: DownloadEntry, record: PartRecord, error: Exception) -> None:
+        """Leave the bits, and make sure that neither the next attempt nor the next start believes them unseen."""
+        if not record.unsynced_boot:
+            self._store.mark_unsynced(entry.id, record.index, record.generation, UNVERIFIED)
+        if record.phase is PartPhase.ACTIVE:
+            # A file that is not the one on record is hashed before an attempt builds on it.
+            doubtful = replace(record, inode=0, inode_version=0)
+            self._store.put_part(entry.id, entry.epoch, doubtful)
+        self.deferred.add(entry.id)
+        self._note(entry, f"its file could not be looked at ({error}); it is looked at again at the next start")
+
+    def _taken_back(self, entry: DownloadEntry) -> DownloadEntry:
+        """A completed file that turned out bad is incomplete again: its entry runs once more, in a new generation."""
+        if entry.state is not State.COMPLETED:
+            return entry
+        return self._store.transition(
+            entry.id, Event.REPAIR, epoch=entry.epoch, now=self._now, reason=Reason.RECOVERED, completed_at=None
+        )
