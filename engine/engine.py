@@ -18,7 +18,7 @@ from engine.control.manager import Manager
 from engine.control.recovery import Recovery
 from engine.control.settle import settle
 from engine.control.verify import Validation, validate
-from engine.errors import DownloadFailed, StorageError, StoreCorrupt, StoreError, UnknownEntry
+from engine.errors import DownloadFailed, StorageError, StoreCorrupt, StoreError, UnknownEntry, sole_error
 from engine.files.filesystem import FileSystem
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, DownloadRequest, OfflineEntry, PartRecord
@@ -180,7 +180,7 @@ async def open_engine(
         recovered = await trio.to_thread.run_sync(Recovery(store, files, time.time()).run, limiter=writer)
         async with _running(path, config, files, client, store, writer, random.Random(seed), recovered) as engine:  # noqa: S311  # jitter
             if resume:
-                await engine._manager.resume_all()
+                engine.recovered += tuple(await engine._manager.resume_all())
             yield engine
         clean = True
     finally:
@@ -237,7 +237,7 @@ async def _running(
                     entries.cancel_scope.cancel()
             core.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if raised is not None and _sole(group) is raised:
+        if raised is not None and sole_error(group) is raised:
             raise raised from raised.__cause__  # the caller's own exception, as if there were no nursery
         raise
     finally:
@@ -268,9 +268,3 @@ async def _outlasting(nursery: trio.Nursery, *tasks: Callable[[], Awaitable[None
     finally:
         for scope in scopes:
             scope.cancel()
-
-
-def _sole(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -401,6 +401,13 @@ _ERRNO: dict[int, type[StorageError]] = {
 }
 
 
+def sole_error(error: BaseException) -> BaseException:
+    """What a nursery wrapped in a group of one, however deep; anything else as it is."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def storage_error(error: OSError, what: str) -> StorageError:
     """The typed error for a failed file call; ``what`` names the call and the file, in words."""
     kind = _ERRNO.get(error.errno or 0, InputOutput)

@@ -10,7 +10,7 @@ import trio
 from msgspec.structs import replace
 
 from engine.control.moves import Moves
-from engine.errors import EngineError, InternalError
+from engine.errors import EngineError, InternalError, sole_error
 from engine.model.records import Attempt, DownloadEntry, ErrorRecord
 from engine.model.retry import decide
 from engine.model.states import Event, Reason, State
@@ -71,7 +71,8 @@ class Attempts:
             error = raised
         except Exception as bug:  # it must end this entry, not all of them, and not again at every start
             log.exception("entry %s: an attempt ended with an error that nobody expected", entry.id)
-            error = InternalError(f"{type(bug).__name__}: {bug}")
+            cause = sole_error(bug)
+            error = InternalError(f"{type(cause).__name__}: {cause}")
         finally:
             self._count(transfer, began, run)
             with trio.CancelScope(shield=True):

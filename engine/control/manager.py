@@ -27,6 +27,7 @@ from engine.errors import (
     UnknownEntry,
 )
 from engine.files.reading import digest_of_path
+from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, DownloadRequest, ErrorRecord
 from engine.model.states import Event, Reason, State
 from engine.transfer.services import Services
@@ -154,19 +155,26 @@ class Manager:
             )
         return entry
 
-    async def resume_all(self) -> None:
-        """Start every PENDING entry; one whose credentials are gone waits until it is asked for with them."""
+    async def resume_all(self) -> list[Recovered]:
+        """Start every PENDING entry; one whose credentials are gone waits until it is asked for with them, and is
+        told."""
+        told: list[Recovered] = []
         after: str | None = None
         while page := self._services.store.list(State.PENDING, after, 500):
             for entry in page:
                 if not entry.secret_header_names:
                     self._start(entry, ())
-                elif entry.state_reason is not Reason.NEEDS_CREDENTIALS:
-                    waiting = await self._services.write(
-                        self._services.store.update, entry.id, entry.epoch, state_reason=Reason.NEEDS_CREDENTIALS
+                    continue
+                if entry.state_reason is not Reason.NEEDS_CREDENTIALS:
+                    reason = Reason.NEEDS_CREDENTIALS
+                    entry = await self._services.write(  # noqa: PLW2901  # the same entry, as it is stored now
+                        self._services.store.update, entry.id, entry.epoch, state_reason=reason
                     )
-                    self._moves.announce(waiting, State.PENDING)
+                    self._moves.announce(entry, State.PENDING)
+                what = f"waits until it is asked for with {', '.join(entry.secret_header_names)}"
+                told.append(Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what))
             after = page[-1].id
+        return told
 
     async def wait(self, entry_id: str) -> DownloadEntry:
         """The entry once nothing runs for it and nothing will unless it is asked for: COMPLETED, FAILED, CANCELLED,
@@ -218,7 +226,8 @@ class Manager:
             self._unrecorded[entry.id] = error
         finally:
             del self._runs[entry.id]
-            self._targets.pop(entry.destination, None)
+            if self._targets.get(entry.destination) == entry.id:
+                del self._targets[entry.destination]
             run.ended.set()
             self._wake(entry.id)
 

@@ -87,6 +87,5 @@ async def test_l10_a_finished_file_whose_part_record_is_damaged_is_compared_as_a
             spoil(done.offline.path, 5 * CHUNK)
         async with open_engine(library, config=SMALL) as engine:
             (found,) = await engine.validate_downloads()
-            assert [recovered.id for recovered in engine.recovered] == ["film"]
     assert found.health is (Health.CORRUPT if harm else Health.VALID)
     assert found.bytes_checked == len(PAYLOAD)
