@@ -17,6 +17,7 @@ from engine.control.hub import EventHub
 from engine.control.moves import Moves
 from engine.control.requests import changes_of, entry_of, merge, split_fields
 from engine.control.slots import PrioritySlots
+from engine.control.verify import Health, validate
 from engine.errors import (
     EngineClosed,
     EngineError,
@@ -24,6 +25,7 @@ from engine.errors import (
     InvalidRequest,
     StorageError,
     StoreError,
+    TargetExists,
     UnknownEntry,
 )
 from engine.files.reading import digest_of_path
@@ -53,7 +55,7 @@ class Manager:
         self._attempts = Attempts(services, self._moves)
         self._slots = PrioritySlots(services.config.entries_at_once)
         self._runs: dict[str, Run] = {}
-        self._targets: dict[str, str] = {}
+        self._targets = services.targets
         self._stats: dict[str, RunStats] = {}
         self._settled: dict[str, trio.Event] = {}
         self._unrecorded: dict[str, EngineError] = {}
@@ -136,13 +138,23 @@ class Manager:
         return entry
 
     async def _ask_completed(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
-        """A completed entry whose file is there stays; what is newly expected of it is checked against the file."""
+        """A completed entry whose file is as it was stays; what is newly expected of it is checked against the file.
+
+        A file that is gone is fetched again. One that is not what was downloaded any more (somebody's edit, or rot) is
+        only replaced when the caller asks to overwrite: then it is also looked at when nothing shows from outside.
+        """
         merge(entry, asked)
-        offline = self._services.store.offline(entry.id)
-        info = await self._services.work(self._services.files.stat_path, offline.path) if offline is not None else None
-        if offline is None or info is None or info.st_size != offline.size:
-            entry = await self._moves.move(entry, Event.REPAIR, completed_at=None)
-            return await self._take_up(entry, asked, secret, fresh=True)
+        services = self._services
+        offline = services.store.offline(entry.id)
+        info = await services.work(services.files.stat_path, offline.path) if offline is not None else None
+        if offline is None or info is None:
+            return await self._fetch_anew(entry, asked, secret)
+        if asked.overwrite or (info.st_size, info.st_mtime_ns) != (offline.size, offline.mtime_ns):
+            found_bad = await services.work(validate, services.store, services.files, entry)
+            if found_bad.health is not Health.VALID:
+                if asked.overwrite:
+                    return await self._fetch_anew(entry, asked, secret)
+                raise TargetExists(f"{offline.path} is not what was downloaded any more: {found_bad.message}")
         found = {"blake3": offline.blake3, **offline.digests}
         for name, expected in asked.expect.items():
             if name not in found:
@@ -154,6 +166,10 @@ class Manager:
                 f"{offline.path} is complete, it has {offline.size} bytes, expected {asked.expected_length}"
             )
         return entry
+
+    async def _fetch_anew(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
+        entry = await self._moves.move(entry, Event.REPAIR, completed_at=None)
+        return await self._take_up(entry, asked, secret, fresh=True)
 
     async def resume_all(self) -> list[Recovered]:
         """Start every PENDING entry; one whose credentials are gone waits until it is asked for with them, and is
@@ -198,8 +214,8 @@ class Manager:
 
     def _check_target(self, asked: DownloadEntry) -> None:
         """Two entries that run must not aim at one path: only one could have it (H3)."""
-        holder = self._targets.get(asked.destination)
-        if holder not in {None, asked.id} and not asked.destination_is_folder:
+        holder = None if asked.destination_is_folder else self._targets.get(asked.destination)
+        if holder not in {None, asked.id}:
             raise InvalidRequest(f"{asked.destination} is the destination of {holder}, which is running")
 
     def _start(self, entry: DownloadEntry, secret: Fields, *, fresh: bool = False) -> None:
@@ -226,8 +242,8 @@ class Manager:
             self._unrecorded[entry.id] = error
         finally:
             del self._runs[entry.id]
-            if self._targets.get(entry.destination) == entry.id:
-                del self._targets[entry.destination]
+            for path in [path for path, holder in self._targets.items() if holder == entry.id]:
+                del self._targets[path]
             run.ended.set()
             self._wake(entry.id)
 

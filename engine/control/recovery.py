@@ -88,14 +88,17 @@ class Recovery:
             if (file.identity, file.size) != (record.identity, record.length):
                 return False
             record = replace(record, digest=root_of(self.store, entry.id, record.index, grid))
-            found = digests(self.files, file.fd, file.size, other_digests(entry))
+            found = digests(self.files, file.fd, file.size, other_digests(entry, resumed=True))
             check_expected(entry, file.size, {"blake3": record.digest, **found})
             publish(file, record, overwrite=entry.overwrite)
-        except (StorageError, IntegrityError, BadRecord):
+            mtime_ns = self.files.stat_fd(file.fd).st_mtime_ns
+        except (StorageError, IntegrityError, BadRecord, OSError):
             return False
         finally:
             file.close()
-        complete(self.store, entry, replace(record, phase=PartPhase.PUBLISHED, superseded=()), found, self.now)
+        found.pop("blake3", None)
+        published = replace(record, phase=PartPhase.PUBLISHED, superseded=())
+        complete(self.store, entry, published, found, self.now, mtime_ns)
         return True
 
     def _tell_damages(self) -> None:

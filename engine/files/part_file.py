@@ -243,12 +243,18 @@ def _has_name(files: FileSystem, folder_fd: int, name: str, identity: Identity) 
         files.close(fd)
 
 
+def check_replaceable(files: FileSystem, folder: str, name: str) -> None:
+    """Raise TargetExists for a device, a FIFO, a socket or a folder: overwriting means plain files (and links)."""
+    path = os.path.join(folder, name)
+    there = files.stat_path(path, follow=False)
+    if there is not None and not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+        raise TargetExists(f"{path} is neither a plain file nor a link")
+
+
 def _rename(part: PartFile, final_name: str, *, overwrite: bool) -> None:
     files = part.files
     if overwrite:
-        there = files.stat_name(part.folder_fd, final_name)
-        if there is not None and stat.S_ISDIR(there.st_mode):
-            raise TargetExists(f"{os.path.join(part.folder, final_name)} is a folder")
+        check_replaceable(files, part.folder, final_name)
         files.rename_over(part.folder_fd, part.name, final_name)
         return
     try:

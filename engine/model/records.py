@@ -155,7 +155,8 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What playback needs of a completed entry."""
+    """What playback needs of a completed entry. ``mtime_ns``: the file's time stamp when it was published; another one
+    means that somebody changed it since."""
 
     id: str
     path: str
@@ -169,6 +170,7 @@ class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):
     revalidate_at: float | None = None
     expires_at: float | None = None
     verified_at: float = 0.0
+    mtime_ns: int = 0
 
 
 class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True):

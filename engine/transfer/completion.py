@@ -24,9 +24,13 @@ def root_of(store: StateStore, entry_id: str, part_index: int, grid: ChunkGrid) 
     return (cvs if grid.sole else native.root_from_cvs(cvs)).hex()
 
 
-def other_digests(entry: DownloadEntry) -> list[str]:
-    """The algorithms that the entry expects and that the chunks do not give: they cost one reading of the file."""
-    return [name for name in entry.expect if name != "blake3"]
+def other_digests(entry: DownloadEntry, *, resumed: bool) -> list[str]:
+    """The algorithms that the entry expects and that cost one reading of the file.
+
+    BLAKE3 comes from the chunks; but when bytes of an earlier run are ``resumed``, a digest that the caller expects is
+    compared with what is on the disk now, for somebody may have written into the unfinished file between the runs.
+    """
+    return [name for name in entry.expect if name != "blake3" or resumed]
 
 
 def check_expected(entry: DownloadEntry, length: int, found: Mapping[str, str]) -> None:
@@ -39,7 +43,12 @@ def check_expected(entry: DownloadEntry, length: int, found: Mapping[str, str]) 
 
 
 def complete(
-    store: StateStore, entry: DownloadEntry, record: PartRecord, digests: Mapping[str, str], now: float
+    store: StateStore,
+    entry: DownloadEntry,
+    record: PartRecord,
+    digests: Mapping[str, str],
+    now: float,
+    mtime_ns: int,
 ) -> OfflineEntry:
     """Make the entry of a published, checked part COMPLETED, in one transaction with its part and offline records.
 
@@ -54,6 +63,7 @@ def complete(
         digests=dict(digests),
         media_type=record.representation.content_type,
         verified_at=now,
+        mtime_ns=mtime_ns,
     )
     store.transition(
         entry.id,

@@ -76,7 +76,10 @@ class Opened(NamedTuple):
 class Fetcher:
     """One worker of a part: leases spans until the plan has none left."""
 
-    def __init__(self, services: Services, source: Source, job: PartJob, plan: Plan) -> None:
+    def __init__(
+        self, services: Services, source: Source, job: PartJob, plan: Plan, patience: int = FAILURES_IN_A_ROW_MAX
+    ) -> None:
+        self._patience = patience
         self._services = services
         self._source = source
         self._job = job
@@ -101,7 +104,7 @@ class Fetcher:
                 if not error.retryable or isinstance(error, Changed):
                     raise
                 failures = 1 if self.chunks_received > before else failures + 1
-                if failures >= FAILURES_IN_A_ROW_MAX or error.retry_after_s is not None:
+                if failures >= self._patience or error.retry_after_s is not None:
                     return
                 decision = decide(error, failures, self._services.config, self._services.rng)
                 await trio.sleep(decision.delay_s or 0.0)

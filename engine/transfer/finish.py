@@ -26,13 +26,16 @@ HEX_DIGITS: dict[str, int] = {"blake3": 64, "sha256": 64, "sha384": 96, "sha512"
 async def finish(services: Services, entry: DownloadEntry, job: PartJob) -> OfflineEntry:
     """Check the complete part, publish it, and make the entry COMPLETED. Raises IntegrityError and StorageErrors."""
     digest = await _root(services, job)
-    found = await services.work(digests, services.files, job.file.fd, job.grid.length, other_digests(entry))
+    wanted = other_digests(entry, resumed=job.resumed)
+    found = await services.work(digests, services.files, job.file.fd, job.grid.length, wanted)
     check_expected(entry, job.grid.length, {"blake3": digest, **found})
     job.record = replace(job.record, phase=PartPhase.FINALIZING, digest=digest)
     await services.write(services.store.put_part, entry.id, entry.epoch, job.record)
     await _publish(services, entry, job)
     job.record = replace(job.record, phase=PartPhase.PUBLISHED, superseded=())
-    return await services.write(complete, services.store, entry, job.record, found, services.now())
+    mtime_ns = (await services.work(services.files.stat_fd, job.file.fd)).st_mtime_ns
+    found.pop("blake3", None)
+    return await services.write(complete, services.store, entry, job.record, found, services.now(), mtime_ns)
 
 
 async def _root(services: Services, job: PartJob) -> str:

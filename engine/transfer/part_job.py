@@ -40,6 +40,7 @@ class PartJob:
         self.grid = grid
         self.held = held
         self.durable = durable
+        self.resumed = held.held > 0
         self.seals = 0
         self.uncommitted = 0
         self.unbounded: list[tuple[int, int, bytes]] | None = None

@@ -31,7 +31,9 @@ class Lease:
 class Plan:
     """Missing chunks of one part that nobody is fetching. ``claimed`` bits are held or leased."""
 
-    def __init__(self, grid: ChunkGrid, held: Bitmap, connections: int, config: Config) -> None:
+    def __init__(
+        self, grid: ChunkGrid, held: Bitmap, connections: int, config: Config, *, in_one_piece: bool = False
+    ) -> None:
         self._grid = grid
         self._claimed = bytearray(bytes(held))
         self._unclaimed = grid.count - held.held
@@ -39,6 +41,8 @@ class Plan:
         self._share = 2 * connections
         self._chunks_min = max(1, config.span_bytes_min // grid.chunk_bytes)
         self._chunks_max = max(1, config.span_bytes_max // grid.chunk_bytes)
+        if in_one_piece:  # as few requests as there are holes: nothing tells whether two answers are of the same bytes
+            self._chunks_min = self._chunks_max = grid.count
 
     @property
     def unclaimed(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 import trio
@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 @dataclass(frozen=True, slots=True)
 class Services:
     """``now`` is wall time for records; all waiting uses trio's clock. ``library`` is the folder for files without a
-    destination of their own."""
+    destination of their own. ``targets``: final paths of entries that run, and whose they are."""
 
     config: Config
     files: FileSystem
@@ -40,6 +40,7 @@ class Services:
     emit: Callable[[EngineEvent], None]
     boot_id: str
     library: str
+    targets: dict[str, str] = field(default_factory=dict)
 
     async def write(self, call: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         """Run one store transaction in a worker thread, one at a time; it is never left half-way by a cancellation."""

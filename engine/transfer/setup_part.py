@@ -18,6 +18,7 @@ from engine.files.filesystem import FileSystem
 from engine.files.names import part_name, safe_name, with_tag
 from engine.files.part_file import (
     PartFile,
+    check_replaceable,
     create_part,
     cut_surplus,
     is_file,
@@ -47,9 +48,12 @@ def is_durable(entry: DownloadEntry) -> bool:
 
 async def check_target(services: Services, entry: DownloadEntry, previous: PartRecord | None) -> None:
     """Raise TargetExists before any work when the caller's own path is taken and may not be replaced."""
-    if not entry.destination or entry.destination_is_folder or entry.overwrite:
+    if not entry.destination or entry.destination_is_folder:
         return
     folder, name = os.path.split(entry.destination)
+    if entry.overwrite:
+        await services.work(check_replaceable, services.files, folder, name)
+        return
     if await services.work(_is_taken, services, folder, name, previous):
         raise TargetExists(f"{entry.destination} exists already")
 
@@ -100,6 +104,7 @@ async def allocate(
     """A new generation of the entry's part, empty and open, its blocks reserved."""
     durable = is_durable(entry)
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
+    final_name = _claim(services, entry, folder, final_name)
     await services.work(prepare_folder, services.files, folder, durable=durable)
     replaces, replaces_version = _published_file(previous)
     generation = previous.generation + 1 if previous is not None else 1
@@ -131,6 +136,14 @@ async def allocate(
         file.close()
         raise
     return _job(entry, record, file, None)
+
+
+def _claim(services: Services, entry: DownloadEntry, folder: str, final_name: str) -> str:
+    """The name, made unique when another running entry aims at it too: servers give many files one name."""
+    if services.targets.get(os.path.join(folder, final_name), entry.id) != entry.id:
+        final_name = with_tag(final_name, entry_tag(entry.id))
+    services.targets[os.path.join(folder, final_name)] = entry.id
+    return final_name
 
 
 async def _create(services: Services, record: PartRecord, *, durable: bool) -> tuple[PartFile, tuple[str, ...]]:

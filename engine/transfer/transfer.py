@@ -10,7 +10,6 @@ import trio
 from msgspec.structs import replace
 
 from engine.errors import (
-    BadRange,
     BadRecord,
     Changed,
     ConnectionLost,
@@ -27,8 +26,18 @@ from engine.net.connection import Exchange
 from engine.net.head import Framing
 from engine.net.response import Answer, AnswerKind, judge
 from engine.net.url import parse_url
-from engine.transfer.fetcher import Fetcher, Opened, RangesLost, Source, hold_to_range, receive_known, receive_unknown
+from engine.transfer.fetcher import (
+    FAILURES_IN_A_ROW_MAX,
+    Fetcher,
+    Opened,
+    RangesLost,
+    Source,
+    hold_to_range,
+    receive_known,
+    receive_unknown,
+)
 from engine.transfer.finish import finish
+from engine.transfer.first_answer import first_answer
 from engine.transfer.part_job import PartJob
 from engine.transfer.plan import Plan
 from engine.transfer.services import Services
@@ -134,7 +143,7 @@ class Transfer:
     async def _begin(self) -> None:
         """No part to build on: ask for the first span, and let the answer decide how to go on."""
         await check_target(self._services, self._entry, self._previous)
-        exchange, answer = await self._first_answer()
+        exchange, answer = await first_answer(self._services, self._source)
         try:
             self._check_length(exchange, answer.representation)
             job = self._job = await allocate(
@@ -149,23 +158,6 @@ class Transfer:
             await self._fetch_spans(job, exchange, answer)
         else:
             await self._stream(job, exchange)
-
-    async def _first_answer(self) -> tuple[Exchange, Answer]:
-        """A 206 from byte 0, or the whole file. An unsatisfiable range (an empty file) is asked for again without
-        one."""
-        span = max(self._services.config.first_span_bytes, self._services.config.chunk_bytes)
-        for asked in ((0, span), None):
-            exchange = await self._source.open(0 if asked else None, span if asked else None)
-            try:
-                answer = judge(exchange.head, asked, None)
-                short = answer.end is not None and answer.end < min(span, answer.total or span)
-                if answer.kind is AnswerKind.WHOLE or (answer.kind is AnswerKind.RANGE and not short):
-                    return exchange, answer
-            except BaseException:
-                self._source.done(exchange)
-                raise
-            self._source.done(exchange)
-        raise BadRange("a request without a range was answered with a range error", status=416)
 
     def _check_length(self, exchange: Exchange, representation: Representation) -> None:
         expected = self._entry.expected_length
@@ -221,13 +213,16 @@ class Transfer:
     async def _fetch_spans(self, job: PartJob, exchange: Exchange | None = None, answer: Answer | None = None) -> None:
         """Several fetchers over one plan; the exchange that is open already serves the first lease."""
         connections = self._connections(job)
-        plan = Plan(job.grid, job.held, connections, self._services.config)
+        comparable = job.record.representation.comparable
+        plan = Plan(job.grid, job.held, connections, self._services.config, in_one_piece=not comparable)
         opened = None
         if exchange is not None and answer is not None and answer.end is not None:
             lease = plan.lease(max(1, job.grid.chunks_within(0, answer.end)[1]))
             opened = None if lease is None else Opened(exchange, answer, lease)
         workers = self._workers(connections, plan, job)
-        fetchers = [Fetcher(self._services, self._source, job, plan) for _ in range(workers)]
+        # Without a validator every failure ends the attempt: the next one compares the bytes again before it goes on.
+        patience = FAILURES_IN_A_ROW_MAX if comparable else 1
+        fetchers = [Fetcher(self._services, self._source, job, plan, patience) for _ in range(workers)]
         failures: list[EngineError | RangesLost] = []
         running = set(fetchers)
 
@@ -265,7 +260,7 @@ class Transfer:
 
     def _connections(self, job: PartJob) -> int:
         config = self._services.config
-        if job.grid.length < config.parallel_bytes_min:
+        if job.grid.length < config.parallel_bytes_min or not job.record.representation.comparable:
             return 1
         return min(self._entry.connections or config.connections_per_entry, config.connections_per_entry_max)
 

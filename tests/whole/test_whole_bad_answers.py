@@ -213,7 +213,7 @@ async def test_200_to_a_range_in_the_middle_without_validators(library: Path) ->
     other = payload_of(len(PAYLOAD), seed=99)
     first = Reply(etag="", last_modified="")
     then = Reply(ranges=False, etag="", last_modified="", body=other)
-    async with serve(PAYLOAD, lambda asked: first if asked.number <= 4 else then) as origin:
+    async with serve(PAYLOAD, lambda asked: first if asked.number <= 1 else then) as origin:
         outcome = await run(library, DownloadRequest(url=origin.url(), connections=2))
     assert_complete(outcome, other)
 

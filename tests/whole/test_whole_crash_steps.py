@@ -98,6 +98,7 @@ async def _finished_file_harmed(processes: EngineProcesses, origin: Origin, here
     assert await processes.run(job) == 0
     target = here / "library" / "files" / "film.bin"
     os.truncate(target, len(NEW) - 1)
+    job = msgspec.structs.replace(job, overwrite=True)
     return Scene(job, target, NEW[:-1], deleted=True)
 
 

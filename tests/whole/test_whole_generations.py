@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine import DownloadRequest, open_engine
+from engine.errors import TargetExists
 from tests.support.library import BIG_CHUNK, SMALL, check_claim, claims, content, parts_under, payload_of
 from tests.support.origin import Asked, End, Reply, plain, serve
 from tests.support.run import assert_complete, assert_failed, assert_nothing_published, run
@@ -89,14 +91,16 @@ async def test_a_weak_etag_is_no_validator(library: Path) -> None:
 NAKED = Reply(etag="", last_modified="")
 
 
-def naked(good: int) -> object:
-    """Nothing that identifies the bytes, and an error after so many answers."""
-    return lambda asked: NAKED if asked.number <= good else Reply(status=404)
+def naked_and_cut(asked: Asked) -> Reply:
+    """No validator; the whole file is cut off in the middle, and then there is nothing any more."""
+    if asked.number == 1:
+        return NAKED
+    return replace(NAKED, send=20 * BIG_CHUNK, end=End.RESET) if asked.number == 2 else Reply(status=404)
 
 
 async def test_without_validators_the_held_bytes_are_compared(library: Path) -> None:
     """S8: two held chunks are fetched again and compared; equal: the rest is fetched and nothing else again."""
-    async with serve(OLD, naked(6)) as origin:  # type: ignore[arg-type]
+    async with serve(OLD, naked_and_cut) as origin:
         request = DownloadRequest(url=origin.url())
         assert_failed(await run(library, request), "not_found", 404)
         held = assert_nothing_published(library, OLD)
@@ -110,7 +114,7 @@ async def test_without_validators_the_held_bytes_are_compared(library: Path) -> 
 
 async def test_without_validators_other_bytes_are_noticed(library: Path) -> None:
     """S8, S10: the same length, no ETag, no date, other bytes."""
-    async with serve(OLD, naked(6)) as origin:  # type: ignore[arg-type]
+    async with serve(OLD, naked_and_cut) as origin:
         request = DownloadRequest(url=origin.url())
         assert_failed(await run(library, request), "not_found", 404)
         origin.serve(NEW)
@@ -147,7 +151,7 @@ async def test_without_ranges_but_with_a_validator_what_is_held_is_kept(library:
 async def test_the_old_file_stays_until_the_new_one_is_complete(library: Path) -> None:
     """Law 3, over a repair: what is published is replaced in one step, by its own entry alone."""
     async with serve(OLD) as origin:
-        request = DownloadRequest(url=origin.url())
+        request = DownloadRequest(url=origin.url(), overwrite=True)
         done = await run(library, request)
         assert_complete(done, OLD)
         assert done.offline is not None
@@ -174,5 +178,6 @@ async def test_a_file_of_the_users_own_is_not_replaced(library: Path, tmp_path: 
         assert_complete(await run(library, request), OLD)
         target.unlink()
         target.write_bytes(b"my own film")
-        assert_failed(await run(library, request), "target_exists")
+        with pytest.raises(TargetExists, match="not what was downloaded"):
+            await run(library, request)
         assert target.read_bytes() == b"my own film"

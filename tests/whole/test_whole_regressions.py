@@ -15,7 +15,7 @@ from engine import DownloadFailed, DownloadRequest, Health, InvalidRequest, Stat
 from engine.config import KIB, MIB, ZERO_ALLOWED, Config
 from engine.files.filesystem import FileSystem
 from engine.transfer.setup_part import entry_tag
-from tests.support.library import BIG_CHUNK, CHUNK, SMALL, claims, content, files_under, parts_under, payload_of, small
+from tests.support.library import BIG_CHUNK, SMALL, claims, content, files_under, parts_under, payload_of, small
 from tests.support.mounts import TinyTmpfs
 from tests.support.origin import Asked, Reply, Script, plain, serve
 from tests.support.run import assert_complete, assert_failed, assert_nothing_published, run
@@ -91,12 +91,7 @@ def _new_etags(asked: Asked) -> Reply:
     return Reply(etag=f'"{asked.number // 5}"')
 
 
-def _mixed_backends(asked: Asked) -> Reply:
-    """No validators; one server behind the name serves ranges, the one that has the later bytes does not."""
-    return Reply(etag="", last_modified="", ranges=(asked.start or 0) < 20 * CHUNK)
-
-
-@pytest.mark.parametrize("script", [_new_etags, _mixed_backends])
+@pytest.mark.parametrize("script", [_new_etags])
 async def test_a_source_that_always_changes_comes_to_an_end(library: Path, script: Script) -> None:
     """S9: progress with a version that is given up is no progress, so the tries are bounded; so is the space."""
     window = small(commit_window_bytes=2 * BIG_CHUNK)
