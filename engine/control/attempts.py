@@ -80,15 +80,15 @@ class Attempts:
                 if error is not None:
                     entry, delay_s = await self._after_error(entry, run, ended, error, transfer)
                 else:
-                    entry, delay_s = await self._leave(entry, ended), None
+                    entry, delay_s = await self._leave(entry, run, ended), None
         return entry, delay_s
 
-    async def _leave(self, entry: DownloadEntry, attempt: Attempt) -> DownloadEntry:
+    async def _leave(self, entry: DownloadEntry, run: Run, attempt: Attempt) -> DownloadEntry:
         """Record an attempt that ended without an error: complete, or cut off (perhaps just after it completed)."""
         present = self._services.store.get(entry.id) or entry
         attempts = self._history(entry, attempt)
         if present.state is State.IN_PROGRESS:
-            reason = Reason.SHUTDOWN if self.closing else Reason.NONE
+            reason = Reason.NONE if run.scope.cancel_called else Reason.SHUTDOWN
             return await self._moves.move(present, Event.PREEMPT, reason, attempts=attempts)
         self._moves.announce(present, State.IN_PROGRESS)
         return await self._services.write(self._services.store.update, entry.id, entry.epoch, attempts=attempts)
