@@ -56,7 +56,7 @@ class Config:
     connections_per_entry_max: int = 16
     connections_max: int = 32
     entries_at_once: int = 5
-    idle_connections_per_host: int = 8
+    idle_connections_per_host: int = 16
     idle_connection_s: float = 30.0
 
     # Times. No total timeout anywhere: a slow stream that makes progress is healthy.

@@ -113,12 +113,22 @@ def test_values_and_rules_do_nothing(module: str) -> None:
 
 
 def test_packages_hold_no_logic() -> None:
-    """A package's own file has a docstring, imports and ``__all__``, nothing that runs."""
-    allowed = (ast.Import, ast.ImportFrom, ast.Expr, ast.Assign)
+    """A package's own file has a docstring, imports and ``__all__``, nothing that runs. The outermost one looks its
+    names up when they are first used (PEP 562), so that the command starts, and can be interrupted, at once."""
+    allowed = (ast.Import, ast.ImportFrom, ast.Expr, ast.Assign, ast.AnnAssign)
     for module, path in MODULES.items():
         if path.name == "__init__.py":
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            assert all(isinstance(node, allowed) for node in tree.body), f"{module} holds logic"
+            rest = [node for node in tree.body if not isinstance(node, allowed)]
+            if module == "engine":
+                rest = [node for node in rest if not _is_lazy_lookup(node)]
+            assert not rest, f"{module} holds logic"
+
+
+def _is_lazy_lookup(node: ast.stmt) -> bool:
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) in {"TYPE_CHECKING", "not TYPE_CHECKING"} and not node.orelse
+    return isinstance(node, ast.FunctionDef) and node.name in {"__getattr__", "__dir__"}
 
 
 @pytest.mark.parametrize(

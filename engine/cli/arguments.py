@@ -7,20 +7,40 @@ import os
 from typing import NoReturn
 
 from engine import __version__
-from engine.cli.text import PROGRAM, escape
+from engine.cli import status
+from engine.cli.console import PROGRAM, escape, print_text, warn
 from engine.config import DEFAULT_CONFIG
-from engine.model.records import Durability
 from engine.model.states import State
 
-_EPILOG = """exit status: 0 all complete, 1 some failed, 2 usage, 3 store busy or unusable,
-130 interrupted (and resumable), 141 the reader of the output is gone"""
+# The values of Durability, whose module takes longer to import than all the rest of this one.
+DURABILITIES = ("strict", "relaxed")
+
+_EPILOG = """exit status: 0 all complete, 1 some failed or the output could not be written, 2 usage,
+3 store busy or unusable, 130 interrupted (and resumable), 141 the reader of the output is gone"""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Escapes what it repeats of the arguments."""
+    """Escapes what it repeats of the arguments, and prints as all of the command does: errors never on stdout, and what
+    cannot be printed is an error."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(escape(message))
+        warn(f"{self.format_usage()}{self.prog}: error: {escape(message)}")
+        raise SystemExit(status.USAGE)
+
+    def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002  # always stdout here
+        print_text(message)
+
+
+def _path(text: str) -> str:
+    """A path as it was given. Not an empty one, which an unset variable in a script leaves, and none that begins in a
+    folder that is gone."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    try:
+        os.path.abspath(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"the current folder cannot be used: {error.strerror}") from error
+    return text
 
 
 def default_root() -> str:
@@ -53,12 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument(
-        "--root", metavar="DIR", help=f"folder of the library and its store (default: {_escaped_root()})"
+        "--root", metavar="DIR", type=_path, help=f"folder of the library and its store (default: {_escaped_root()})"
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for add in (_add_get, _add_list, _add_show, _add_verify, _add_demo):
         verb = add(verbs)
-        verb.add_argument("--root", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        verb.add_argument("--root", metavar="DIR", type=_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 
@@ -68,8 +88,12 @@ _Verbs = argparse._SubParsersAction  # argparse has no public name for what add_
 def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     get = verbs.add_parser("get", help="download; asked again, resume", allow_abbrev=False)
     get.add_argument("urls", nargs="*", metavar="URL", help="http or https")
-    get.add_argument("--input", metavar="FILE", help="file of URLs, one a line, '#' begins a comment; - is stdin")
-    get.add_argument("--output", metavar="PATH", help="a file for one URL, a folder for many (or one ending in /)")
+    get.add_argument(
+        "--input", metavar="FILE", type=_path, help="file of URLs, one a line, '#' begins a comment; - is stdin"
+    )
+    get.add_argument(
+        "--output", metavar="PATH", type=_path, help="a file for one URL, a folder for many (or one ending in /)"
+    )
     get.add_argument("--id", metavar="ID", help="your own key for the entry; one URL only")
     get.add_argument("--header", metavar="'K: V'", action="append", default=[], help="send this to the URL's own host")
     get.add_argument(
@@ -88,11 +112,13 @@ def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     get.add_argument("--expect-length", metavar="BYTES", type=int, help="size that the file must have; one URL only")
     get.add_argument(
         "--durability",
-        choices=[Durability.STRICT.value, Durability.RELAXED.value],
-        default=Durability.STRICT.value,
+        choices=DURABILITIES,
+        default=DURABILITIES[0],
         help="what progress survives: a power cut (strict, the default) or a killed process (relaxed)",
     )
-    get.add_argument("--cacert", metavar="FILE", help="trust these certificate authorities (PEM), not the system's")
+    get.add_argument(
+        "--cacert", metavar="FILE", type=_path, help="trust these certificate authorities (PEM), not the system's"
+    )
     get.add_argument("--overwrite", action="store_true", help="replace an existing file")
     get.add_argument("--no-progress", action="store_true", help="no bars, no notes; results and errors only")
     get.add_argument("--json", action="store_true", help="one object a line and a URL, as each is finished")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import ssl
-import sys
 import time
 from collections.abc import Iterable, Iterator
 
 from engine.cli.text import shown_url
+from engine.cli.url_list import urls_of
 from engine.config import DEFAULT_CONFIG
 from engine.control.requests import entry_of
 from engine.errors import InvalidRequest
-from engine.model.records import DownloadRequest, Durability
+from engine.model.records import DownloadEntry, DownloadRequest, Durability
 
 _ONE_URL_ONLY = ("id", "expect", "expect_length")
 
@@ -23,9 +22,12 @@ def requests_of(arguments: argparse.Namespace) -> dict[str, DownloadRequest]:
 
     Raises InvalidRequest for the first thing that can never work.
     """
-    urls = list(dict.fromkeys([*arguments.urls, *_urls_of(arguments.input)]))
+    places = dict.fromkeys(arguments.urls, "")  # URL to where it was read
+    for place, url in urls_of(arguments.input):
+        places.setdefault(url, place)
+    urls = list(places)
     if not urls:
-        raise InvalidRequest("no URL was given")
+        raise InvalidRequest("no URL was given" + (f": {arguments.input} holds none" if arguments.input else ""))
     if len(urls) > 1:
         for name in _ONE_URL_ONLY:
             if getattr(arguments, name) not in (None, []):
@@ -43,40 +45,25 @@ def requests_of(arguments: argparse.Namespace) -> dict[str, DownloadRequest]:
         "durability": Durability(arguments.durability),
         "connections": arguments.connections,
     }
-    requests = {}
-    for url in urls:
+    requests: dict[str, DownloadRequest] = {}
+    seen: set[str] = set()
+    for url, place in places.items():
         request = DownloadRequest(url=url, **common)
-        requests[_checked_id(request, one_of_many=len(urls) > 1)] = request
+        entry = _checked(request, place or ("the command line" if len(urls) > 1 else ""))
+        if entry.url not in seen:  # spelled otherwise, but the same
+            seen.add(entry.url)
+            requests[entry.id] = request
     return requests
 
 
-def _checked_id(request: DownloadRequest, *, one_of_many: bool) -> str:
+def _checked(request: DownloadRequest, place: str) -> DownloadEntry:
+    """``place`` is told beside what is wrong with a URL; without one there is only one URL, and no doubt."""
     try:
-        return entry_of(request, DEFAULT_CONFIG, time.time()).id
+        return entry_of(request, DEFAULT_CONFIG, time.time())
     except InvalidRequest as error:
-        if not one_of_many:
+        if not place:
             raise
-        raise InvalidRequest(f"{shown_url(request.url)}: {error}") from error
-
-
-def _urls_of(path: str | None) -> Iterator[str]:
-    if path is None:
-        return
-    try:
-        if path == "-":
-            yield from _lines(sys.stdin)
-        else:
-            with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-                yield from _lines(file)
-    except OSError as error:
-        raise InvalidRequest(f"cannot read the list of URLs {path}: {error.strerror}") from error
-
-
-def _lines(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        text = line.strip()
-        if text and not text.startswith("#"):
-            yield text
+        raise InvalidRequest(f"{place}: {shown_url(request.url)}: {error}") from error
 
 
 def _fields(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -110,6 +97,8 @@ def _destination(output: str | None, url_count: int) -> str | None:
 
 
 def _check_authorities(path: str) -> None:
+    import ssl  # noqa: PLC0415  # only to try what is seldom given
+
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except OSError as error:  # ssl.SSLError is one

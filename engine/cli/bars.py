@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +21,8 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from engine import DownloadRequest, Progress
-from engine.cli.text import escape, size
+from engine.cli.console import escape
+from engine.cli.text import size
 from engine.net.url import parse_url
 
 NAME_CHARS_MAX = 32
@@ -31,6 +33,16 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{size(int(task.speed))}/s")
+
+
+class _Screen(Console):
+    """Leaves the lines that are printed above the bars in one piece: the terminal may fold them, but a path that is
+    copied from it has no line break inside."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Console's, but text is not wrapped."""
+        whole = {"soft_wrap": True} if objects and isinstance(objects[0], Text) else {}
+        super().print(*objects, **{**whole, **options})
 
 
 class TerminalBars:
@@ -71,8 +83,9 @@ def open_bars(requests: Mapping[str, DownloadRequest]) -> Iterator[TerminalBars]
         DownloadColumn(binary_units=True),
         _Rate(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        redirect_stdout=sys.stdout.isatty(),  # otherwise it would take the results away from who reads them
+        console=_Screen(stderr=True),
+        redirect_stdout=bool(sys.stdout)
+        and sys.stdout.isatty(),  # otherwise it would take the results away from who reads them
         transient=True,
     )
     with screen:

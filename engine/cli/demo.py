@@ -18,10 +18,11 @@ from blake3 import blake3
 
 import engine
 from engine.cli import status
+from engine.cli.console import PROGRAM, escape, print_line, warn
 from engine.cli.demo_origin import DemoOrigin
 from engine.cli.interrupt import OneInterrupt
 from engine.cli.library import held_ranges, open_store
-from engine.cli.text import PROGRAM, escape, print_line, rate, size, warn
+from engine.cli.text import rate, size
 from engine.config import DEFAULT_CONFIG, MIB
 from engine.errors import InvalidRequest, storage_error
 

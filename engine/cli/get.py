@@ -12,9 +12,10 @@ import trio
 from engine import Download, DownloadFailed, DownloadRequest, Engine, TransferError, open_engine
 from engine.cli import status
 from engine.cli.asking import requests_of
+from engine.cli.console import PROGRAM, print_json, print_line, warn
 from engine.cli.interrupt import until_interrupted
-from engine.cli.outcome import Outcome, outcome_of, unfinished
-from engine.cli.text import PROGRAM, print_json, print_line, warn
+from engine.cli.library import open_store
+from engine.cli.outcome import Outcome, outcome_of, parked
 from engine.cli.watching import open_watcher
 from engine.model.records import ErrorRecord
 
@@ -42,8 +43,7 @@ class _Get:
         left = len(self._requests) - self._settled
         if interrupted and left:
             if self._arguments.json:
-                for entry_id, download in self._running.items():
-                    print_json(unfinished(download, self._requests[entry_id].url).as_json())
+                self._report_parked()
             warn(f"interrupted: {left} of {len(self._requests)} are resumable; run the same command again")
             return status.INTERRUPTED
         return status.FAILED if self._failed else status.COMPLETE
@@ -94,6 +94,11 @@ class _Get:
             print_line(outcome.as_line())
         else:
             warn(outcome.as_line())
+
+    def _report_parked(self) -> None:
+        with open_store(self._arguments.root) as store:
+            for entry_id, download in self._running.items():
+                print_json(parked(store, entry_id, self._requests[entry_id].url, download.stats).as_json())
 
     def _tell_recovered(self, engine: Engine) -> None:
         if self._arguments.no_progress:

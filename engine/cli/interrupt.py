@@ -12,7 +12,7 @@ from typing import Self
 import trio
 
 from engine.cli import status
-from engine.cli.text import PROGRAM, warn
+from engine.cli.console import PROGRAM, warn
 from engine.config import DEFAULT_CONFIG
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 from engine.cli import status
+from engine.cli.console import escape, print_json, print_line
 from engine.cli.library import PAGE_ENTRIES, has_store, open_store
 from engine.cli.outcome import bytes_total, error_json
-from engine.cli.text import escape, print_json, print_line, progress, shown_url, size, state_text
+from engine.cli.text import progress, shown_url, size, state_text
 from engine.model.records import DownloadEntry
 from engine.model.states import State
 from engine.store.state_store import StateStore

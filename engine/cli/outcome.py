@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.cli.text import escape, fault_text, rate, shown_url, size
+from engine.cli.console import escape
+from engine.cli.text import fault_text, rate, shown_url, size
 from engine.model.records import DownloadEntry, ErrorRecord, OfflineEntry, PartRecord
 from engine.model.states import State
 
 if TYPE_CHECKING:  # `list` and `show` need none of trio, which takes half of the time to start
     from engine.control.attempts import RunStats
-    from engine.engine import Download
+    from engine.store.state_store import StateStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,14 @@ def outcome_of(
     )
 
 
-def unfinished(download: Download, url: str) -> Outcome:
-    """The outcome of an entry that the closing engine parked."""
-    return Outcome(id=download.id, url=url, state=State.PENDING, stats=download.stats)
+def parked(store: StateStore, entry_id: str, url: str, stats: RunStats) -> Outcome:
+    """The outcome of an entry whose engine was closed before it ended: as the store has it, or PENDING when it has not
+    come there yet. Raises StoreError."""
+    entry = store.get(entry_id)
+    if entry is None:
+        return Outcome(id=entry_id, url=url, state=State.PENDING, stats=stats)
+    outcome = outcome_of(entry, store.parts(entry_id), store.offline(entry_id), stats)
+    return outcome if entry.state is State.FAILED else replace(outcome, error=None)  # that of an earlier attempt
 
 
 def bytes_total(entry: DownloadEntry, parts: Sequence[PartRecord]) -> int | None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.cli import status
+from engine.cli.console import escape, print_json, print_line
 from engine.cli.library import current_path, held_ranges, open_store
 from engine.cli.outcome import bytes_total
-from engine.cli.text import escape, fault_text, moment, print_json, print_line, progress, shown_url, size, state_text
+from engine.cli.text import fault_text, moment, progress, shown_url, size, state_text
 from engine.errors import UnknownEntry
 from engine.model.records import Attempt, DownloadEntry, OfflineEntry, PartRecord
 from engine.model.states import Reason, State

@@ -1,20 +1,18 @@
-"""What the command line prints: safe on a terminal whatever a server said, and easy to read.
+"""How the command line words things: safe on a terminal whatever a server said, and easy to read.
 
 Human lines show URLs without their query values, for tokens live there; ``--json`` gives the user's own record whole.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 
+from engine.cli.console import escape
 from engine.config import KIB
 from engine.errors import EngineError, InvalidRequest
 from engine.model.records import DownloadEntry, ErrorRecord
 from engine.net.url import parse_url
 
-PROGRAM = "offline-engine"
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _AT_FAULT = {
     "caller": "what was asked for",
@@ -23,14 +21,6 @@ _AT_FAULT = {
     "storage": "the storage here",
     "engine": "the engine itself",
 }
-
-
-def escape(text: str) -> str:
-    """``text`` on one line with everything that is not plainly printable escaped (M25): control characters, ANSI
-    sequences, writing-direction marks, undecodable bytes."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shown_url(url: str) -> str:
@@ -81,18 +71,3 @@ def fault_text(error: ErrorRecord | EngineError) -> str:
     message = error.message if isinstance(error, ErrorRecord) else str(error)
     at_fault = _AT_FAULT.get(str(error.fault), str(error.fault))
     return escape(f"{message} ({error.code}; at fault: {at_fault}). {error.advice}".rstrip())
-
-
-def print_json(value: object) -> None:
-    """One object on one line, ASCII only, so that it too is safe on a terminal. Told at once to who reads it."""
-    print(json.dumps(value, ensure_ascii=True, separators=(",", ":")), flush=True)
-
-
-def print_line(line: str) -> None:
-    """One line of text, told at once."""
-    print(line, flush=True)
-
-
-def warn(line: str) -> None:
-    """A line for people beside the output."""
-    print(line, file=sys.stderr, flush=True)

@@ -10,9 +10,11 @@ import trio
 
 from engine import Engine, Health, State, StoreUnusable, Validation, open_engine
 from engine.cli import status
+from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
+from engine.cli.healing import heal_command, heal_line
 from engine.cli.interrupt import until_interrupted
 from engine.cli.library import PAGE_ENTRIES, has_store
-from engine.cli.text import PROGRAM, escape, print_json, print_line, size, warn
+from engine.cli.text import size
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,12 +52,17 @@ class _Verify:
         self._finished = True
 
     async def _check(self, engine: Engine, entry_id: str) -> None:
+        root = self._arguments.root
         for validation in await engine.validate_downloads([entry_id]):
+            entry = await engine.get(entry_id)
             self._invalid += validation.health is not Health.VALID
             if self._arguments.json:
-                print_json(msgspec.to_builtins(validation))
-            else:
-                print_line(_as_line(validation))
+                heal = heal_command(root, entry, validation.health, entry.url)
+                print_json({**msgspec.to_builtins(validation), "url": entry.url, "heal": heal})
+                continue
+            print_line(_as_line(validation))
+            if (line := heal_line(root, entry, validation)) is not None:
+                print_line(line)
 
 
 async def _complete(engine: Engine) -> AsyncIterator[str]:

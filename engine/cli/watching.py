@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from engine import DownloadRequest, Engine, EventsLost, Progress, Reason, State, StateChanged
-from engine.cli.text import fault_text, shown_url, warn
+from engine.cli.console import warn
+from engine.cli.retrying import Tries, retry_text
+from engine.cli.text import fault_text, shown_url
 from engine.model.events import EngineEvent
 
 
@@ -29,6 +32,7 @@ class Watcher:
         self._requests = requests
         self._bars = bars
         self._quiet = quiet
+        self._tries: dict[str, Tries] = {}
 
     async def run(self, engine: Engine) -> None:
         """Show what happens to the entries asked for."""
@@ -36,28 +40,50 @@ class Watcher:
             with engine.events() as events:
                 try:
                     async for event in events:
-                        self._show(event)
+                        await self._show(engine, event)
                 except EventsLost:
                     continue  # the terminal was too slow; the newest is what counts
             return
 
-    def _show(self, event: EngineEvent) -> None:
+    async def _show(self, engine: Engine, event: EngineEvent) -> None:
         if event.id not in self._requests:
             return
         if isinstance(event, Progress):
             if self._bars is not None:
                 self._bars.progress(event)
-        elif isinstance(event, StateChanged) and event.previous is State.IN_PROGRESS:
-            if self._bars is not None:
-                self._bars.ended(event.id)
-            if event.reason is Reason.BACKOFF and event.error is not None and not self._quiet:
-                warn(f"trying again {shown_url(self._requests[event.id].url)}: {fault_text(event.error)}")
+        elif isinstance(event, StateChanged):
+            await self._show_state(engine, event)
+
+    async def _show_state(self, engine: Engine, event: StateChanged) -> None:
+        if event.state is State.IN_PROGRESS and event.id not in self._tries:
+            self._tries[event.id] = Tries(bytes_done=await _bytes_done(engine, event.id))
+        if event.previous is not State.IN_PROGRESS:
+            return
+        if self._bars is not None:
+            self._bars.ended(event.id)
+        if event.reason is Reason.BACKOFF and event.error is not None:
+            tries = self._tries.setdefault(event.id, Tries())
+            tries.count(await _bytes_done(engine, event.id))
+            if not self._quiet:
+                when = retry_text(await engine.get(event.id), event.error.code, tries, time.time())
+                warn(f"trying again {shown_url(self._requests[event.id].url)} {when}: {fault_text(event.error)}")
+        elif event.state is not State.IN_PROGRESS:
+            self._tries.pop(event.id, None)
+
+
+async def _bytes_done(engine: Engine, entry_id: str) -> int:
+    return sum(part.bytes_done for part in await engine.parts(entry_id))
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Also of a stream that was closed before the program began, which Python has as None."""
+    return bool(stream) and stream.isatty()
 
 
 @contextmanager
 def open_watcher(requests: Mapping[str, DownloadRequest], *, quiet: bool, plain: bool) -> Iterator[Watcher]:
     """A watcher with bars where they help: stderr is a terminal, and no JSON shares it. ``quiet``: show nothing."""
-    if quiet or not sys.stderr.isatty() or (plain and sys.stdout.isatty()):
+    if quiet or not _is_terminal(sys.stderr) or (plain and _is_terminal(sys.stdout)):
         yield Watcher(requests, None, quiet=quiet)
         return
     from engine.cli.bars import open_bars  # noqa: PLC0415  # rich is slow to import, and seldom needed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 from msgspec.structs import replace
@@ -34,14 +35,21 @@ class RunStats:
 
 
 @dataclass(slots=True)
-class Run:
-    """The task of one entry. ``secret``: header fields that are not stored. ``fresh``: its part is not to be built on.
-    ``scope`` ends it, resumable; ``ended`` is set when it has."""
+class Kept:
+    """What the engine knows of an entry beside its record, from one attempt to the next. ``secret``: header fields that
+    are not stored. ``fresh``: its part is not to be built on."""
 
-    secret: Fields
-    fresh: bool
-    stats: RunStats
+    secret: Fields = ()
+    fresh: bool = False
     tries_without_progress: int = 0
+
+
+@dataclass(slots=True)
+class Run:
+    """The task of one attempt. ``scope`` ends it, resumable; ``ended`` is set when it has."""
+
+    kept: Kept
+    stats: RunStats
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
 
@@ -52,6 +60,8 @@ class Attempts:
     def __init__(self, services: Services, moves: Moves) -> None:
         self._services = services
         self._moves = moves
+        self._running: dict[Transfer, None] = {}
+        self._begun = trio.Event()
         self.closing = False
 
     async def make(self, entry: DownloadEntry, run: Run) -> tuple[DownloadEntry, float | None]:
@@ -61,10 +71,17 @@ class Attempts:
         """
         number = entry.attempt_count + 1
         entry = await self._moves.move(entry, Event.START, attempt_count=number, next_retry_at=None)
-        transfer = Transfer(self._services, entry, entry.headers + run.secret, fresh=run.fresh)
         attempt = Attempt(number=number, started_at=self._services.now())
+
+        def ending(transfer: Transfer) -> dict[str, Any]:
+            return {"attempts": self._history(entry, self._ended(attempt, transfer, None))}
+
+        fields = entry.headers + run.kept.secret
+        transfer = Transfer(self._services, entry, fields, ending, fresh=run.kept.fresh)
         began = time.monotonic()
         error: EngineError | None = None
+        self._running[transfer] = None
+        self._begun.set()
         try:
             await transfer.run()
         except EngineError as raised:
@@ -74,30 +91,43 @@ class Attempts:
             cause = sole_error(bug)
             error = InternalError(f"{type(cause).__name__}: {cause}")
         finally:
+            del self._running[transfer]
             self._count(transfer, began, run)
-            with trio.CancelScope(shield=True):
-                ended = self._ended(attempt, transfer, error)
-                if error is not None:
-                    entry, delay_s = await self._after_error(entry, run, ended, error, transfer)
-                else:
-                    entry, delay_s = await self._leave(entry, run, ended), None
+            delay_s: float | None = None
+            if transfer.completed is not None:
+                entry = transfer.completed
+                self._moves.announce(entry, State.IN_PROGRESS)
+            else:
+                with trio.CancelScope(shield=True):
+                    ended = self._ended(attempt, transfer, error)
+                    if error is not None:
+                        entry, delay_s = await self._after_error(entry, run, ended, error, transfer)
+                    else:
+                        entry = await self._cut_off(entry, run, ended)
         return entry, delay_s
 
-    async def _leave(self, entry: DownloadEntry, run: Run, attempt: Attempt) -> DownloadEntry:
-        """Record an attempt that ended without an error: complete, or cut off (perhaps just after it completed)."""
-        present = self._services.store.get(entry.id) or entry
-        attempts = self._history(entry, attempt)
-        if present.state is State.IN_PROGRESS:
-            reason = Reason.NONE if run.scope.cancel_called else Reason.SHUTDOWN
-            return await self._moves.move(present, Event.PREEMPT, reason, attempts=attempts)
-        self._moves.announce(present, State.IN_PROGRESS)
-        return await self._services.write(self._services.store.update, entry.id, entry.epoch, attempts=attempts)
+    async def report(self) -> None:
+        """Emit the progress of what runs, at most every ``progress_interval_s``, until cancelled."""
+        while True:
+            await self._begun.wait()
+            await trio.sleep(self._services.config.progress_interval_s)
+            for transfer in self._running:
+                if (progress := transfer.progress()) is not None:
+                    self._services.emit(progress)
+            if not self._running:
+                self._begun = trio.Event()
+
+    async def _cut_off(self, entry: DownloadEntry, run: Run, attempt: Attempt) -> DownloadEntry:
+        """Record an attempt that somebody ended."""
+        reason = Reason.NONE if run.scope.cancel_called else Reason.SHUTDOWN
+        return await self._moves.move(entry, Event.PREEMPT, reason, attempts=self._history(entry, attempt))
 
     async def _after_error(
         self, entry: DownloadEntry, run: Run, attempt: Attempt, error: EngineError, transfer: Transfer
     ) -> tuple[DownloadEntry, float | None]:
-        run.tries_without_progress = 1 if transfer.bytes_committed else run.tries_without_progress + 1
-        decision = decide(error, run.tries_without_progress, self._services.config, self._services.rng)
+        kept = run.kept
+        kept.tries_without_progress = 1 if transfer.bytes_committed else kept.tries_without_progress + 1
+        decision = decide(error, kept.tries_without_progress, self._services.config, self._services.rng)
         changes = {"attempts": self._history(entry, attempt), "last_error": attempt.error}
         if decision.delay_s is None:
             entry = await self._moves.move(entry, Event.FAIL, Reason.ERROR, error=attempt.error, **changes)
@@ -123,4 +153,4 @@ class Attempts:
         stats.attempts += 1
         stats.bytes_fetched += transfer.bytes_fetched
         stats.seconds += time.monotonic() - began
-        run.fresh = transfer.fresh
+        run.kept.fresh = transfer.fresh

@@ -1,4 +1,4 @@
-"""Which entries run: one task each, one attempt after another, until the entry is settled or the engine closes.
+"""What may be asked of the engine's entries.
 
 Asking is serialised for each id. The newest request counts: when it asks for something else than what runs, what runs
 is stopped (its bytes are kept), and started again as it was asked for.
@@ -6,25 +6,21 @@ is stopped (its bytes are kept), and started again as it was asked for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 
 import trio
 from msgspec.structs import replace
 
-from engine.control.attempts import Attempts, Fields, Run, RunStats
+from engine.config import Config
+from engine.control.attempts import Fields
 from engine.control.hub import EventHub
 from engine.control.moves import Moves
 from engine.control.requests import changes_of, entry_of, merge, split_fields
-from engine.control.slots import PrioritySlots
+from engine.control.runs import Runs
 from engine.control.verify import Health, validate
 from engine.errors import (
-    EngineClosed,
-    EngineError,
     IntegrityError,
     InvalidRequest,
-    StorageError,
-    StoreError,
     TargetExists,
     UnknownEntry,
 )
@@ -32,7 +28,11 @@ from engine.files.reading import digest_of_path
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, DownloadRequest, ErrorRecord
 from engine.model.states import Event, Reason, State
+from engine.store.state_store import PendingLine
 from engine.transfer.services import Services
+
+# Checking a request takes a tenth of a millisecond, adding it about as much: others get their turn between batches.
+REQUESTS_PER_TURN = 64
 
 # What asking again does to an entry that does not run, by its state; an absent state stays as it is.
 ASK_AGAIN: dict[State, Event] = {
@@ -46,79 +46,74 @@ TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
 
 class Manager:
-    """Owns which entries run. ``nursery`` is the engine's; cancelling it parks what runs, resumable."""
+    """Turns requests into changes of entries and of what runs."""
 
     def __init__(self, services: Services, hub: EventHub, nursery: trio.Nursery) -> None:
         self._services = services
-        self._nursery = nursery
         self._moves = Moves(services, hub)
-        self._attempts = Attempts(services, self._moves)
-        self._slots = PrioritySlots(services.config.entries_at_once)
-        self._runs: dict[str, Run] = {}
         self._targets = services.targets
-        self._stats: dict[str, RunStats] = {}
-        self._settled: dict[str, trio.Event] = {}
-        self._unrecorded: dict[str, EngineError] = {}
-        self._asking: dict[str, trio.Lock] = {}
-
-    @property
-    def closing(self) -> bool:
-        """Whether the engine is being closed."""
-        return self._attempts.closing
-
-    def close(self) -> None:
-        """Take no more requests, and let everyone who waits for an entry look again."""
-        self._attempts.closing = True
-        for event in self._settled.values():
-            event.set()
-        self._settled.clear()
-
-    def stats(self, entry_id: str) -> RunStats:
-        """What this run of the engine did for the entry so far."""
-        return self._stats.get(entry_id, RunStats())
+        self.runs = Runs(services, self._moves, nursery)
 
     async def ask(self, request: DownloadRequest) -> DownloadEntry:
         """Add the entry, or take up the one with the same id; it runs from here on. Raises InvalidRequest,
         IntegrityError."""
-        self.check_open()
+        self.runs.check_open()
         asked = entry_of(request, self._services.config, self._services.now())
-        _, secret = split_fields(request)
-        async with self._alone(asked.id):
+        return await self._ask(asked, split_fields(request)[1])
+
+    async def ask_many(self, requests: Iterable[DownloadRequest]) -> list[DownloadEntry]:
+        """:meth:`ask` for all of them, the new ones in few transactions. Nothing is done when one is not valid, or two
+        aim at one path. Raises what ``ask`` raises."""
+        self.runs.check_open()
+        asked: list[tuple[DownloadEntry, Fields]] = []
+        for request in requests:
+            asked.append((entry_of(request, self._services.config, self._services.now()), split_fields(request)[1]))
+            if len(asked) % REQUESTS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        _check_apart(entry for entry, _ in asked)
+        for entry, _ in asked:
+            self._check_target(entry)
+        entries: list[DownloadEntry] = []
+        for at in range(0, len(asked), REQUESTS_PER_TURN):
+            batch = asked[at : at + REQUESTS_PER_TURN]
+            added = await self._services.write(self._services.store.add_missing, [entry for entry, _ in batch])
+            for (wanted, secret), new in zip(batch, added, strict=True):
+                if new is None:
+                    entries.append(await self._ask(wanted, secret))
+                    continue
+                entries.append(new)
+                self._moves.announce(new, None)
+                self.runs.start(new, secret)
+        return entries
+
+    async def _ask(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
+        async with self.runs.alone(asked.id):
             entry = self._services.store.get(asked.id)
             if entry is not None and not await self._stop_to_change(entry, asked, secret):
                 return entry
-            entry = self._services.store.get(asked.id)
             self._check_target(asked)
             if entry is None:
-                entry = await self._services.write(self._services.store.add, asked)
-                self._moves.announce(entry, None)
-                self._start(entry, secret)
-                return entry
-            if entry.state is State.COMPLETED:
-                return await self._ask_completed(entry, asked, secret)
-            return await self._take_up(entry, asked, secret)
-
-    @asynccontextmanager
-    async def _alone(self, entry_id: str) -> AsyncIterator[None]:
-        lock = self._asking.setdefault(entry_id, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
-                self._asking.pop(entry_id, None)
-                self._wake(entry_id)
+                [added] = await self._services.write(self._services.store.add_missing, [asked])
+                if added is not None:
+                    self._moves.announce(added, None)
+                    self.runs.start(added, secret)
+                    return added
+            present = self._services.store.get(asked.id)  # what ran may have changed it, or another task added it
+            if present is None:
+                raise UnknownEntry(f"{asked.id} was removed while it was asked for")
+            if present.state is State.COMPLETED:
+                return await self._ask_completed(present, asked, secret)
+            return await self._take_up(present, asked, secret)
 
     async def _stop_to_change(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> bool:
-        """False when what is asked for runs already; otherwise nothing runs for the entry when this returns."""
-        run = self._runs.get(entry.id)
-        if run is None:
+        """False when what is asked for runs or waits for its turn already; otherwise nothing runs for the entry when
+        this returns."""
+        kept = self.runs.kept(entry.id)
+        if kept is None:
             return True
-        if entry.state not in TERMINAL:
-            if not changes_of(entry, merge(entry, asked)) and secret in {(), run.secret}:
-                return False
-            run.scope.cancel()
-        await run.ended.wait()
+        if entry.state not in TERMINAL and not changes_of(entry, merge(entry, asked)) and secret in {(), kept.secret}:
+            return False
+        await self.runs.stop(entry.id)
         return True
 
     async def _take_up(
@@ -134,7 +129,7 @@ class Manager:
         event = ASK_AGAIN.get(entry.state)
         if event is not None:
             entry = await self._moves.move(entry, event, next_retry_at=None)
-        self._start(entry, secret, fresh=fresh)
+        self.runs.start(entry, secret, fresh=fresh)
         return entry
 
     async def _ask_completed(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
@@ -175,22 +170,28 @@ class Manager:
         """Start every PENDING entry; one whose credentials are gone waits until it is asked for with them, and is
         told."""
         told: list[Recovered] = []
-        after: str | None = None
-        while page := self._services.store.list(State.PENDING, after, 500):
-            for entry in page:
-                if not entry.secret_header_names:
-                    self._start(entry, ())
-                    continue
-                if entry.state_reason is not Reason.NEEDS_CREDENTIALS:
-                    reason = Reason.NEEDS_CREDENTIALS
-                    entry = await self._services.write(  # noqa: PLW2901  # the same entry, as it is stored now
-                        self._services.store.update, entry.id, entry.epoch, state_reason=reason
-                    )
-                    self._moves.announce(entry, State.PENDING)
-                what = f"waits until it is asked for with {', '.join(entry.secret_header_names)}"
-                told.append(Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what))
-            after = page[-1].id
+        now, clock = self._services.now(), trio.current_time()
+        for line in await self._services.work(self._services.store.pending):
+            if line.secret_header_names:
+                if (recovered := await self._needs_credentials(line.id)) is not None:
+                    told.append(recovered)
+                continue
+            if not line.destination_is_folder:
+                self._targets.claim(line.destination, line.id)
+            at = not_before(line, now, clock, self._services.config)
+            self.runs.enqueue(line.id, line.priority, line.sequence, at)
         return told
+
+    async def _needs_credentials(self, entry_id: str) -> Recovered | None:
+        entry = self._services.store.get(entry_id)
+        if entry is None or entry.state is not State.PENDING:
+            return None
+        if entry.state_reason is not Reason.NEEDS_CREDENTIALS:
+            reason = Reason.NEEDS_CREDENTIALS
+            entry = await self._services.write(self._services.store.update, entry.id, entry.epoch, state_reason=reason)
+            self._moves.announce(entry, State.PENDING)
+        what = f"waits until it is asked for with {', '.join(entry.secret_header_names)}"
+        return Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what)
 
     async def wait(self, entry_id: str) -> DownloadEntry:
         """The entry once nothing runs for it and nothing will unless it is asked for: COMPLETED, FAILED, CANCELLED,
@@ -199,55 +200,32 @@ class Manager:
             entry = self._services.store.get(entry_id)
             if entry is None:
                 raise UnknownEntry(f"there is no entry {entry_id}")
-            if entry_id not in self._runs and entry_id not in self._asking:
+            if not self.runs.active(entry_id):
                 if entry.state in TERMINAL or entry.state_reason is Reason.NEEDS_CREDENTIALS:
                     return entry
-                if (error := self._unrecorded.get(entry_id)) is not None:
+                if (error := self.runs.unrecorded(entry_id)) is not None:
                     return replace(entry, last_error=ErrorRecord.of(error, self._services.now()))
-            self.check_open()
-            await self._settled.setdefault(entry_id, trio.Event()).wait()
-
-    def check_open(self) -> None:
-        """Raise EngineClosed when the engine is being closed."""
-        if self.closing:
-            raise EngineClosed("the engine is closed")
+            self.runs.check_open()
+            await self.runs.changed(entry_id)
 
     def _check_target(self, asked: DownloadEntry) -> None:
         """Two entries that run must not aim at one path: only one could have it (H3)."""
-        holder = None if asked.destination_is_folder else self._targets.get(asked.destination)
+        holder = None if asked.destination_is_folder else self._targets.holder(asked.destination)
         if holder not in {None, asked.id}:
             raise InvalidRequest(f"{asked.destination} is the destination of {holder}, which is running")
 
-    def _start(self, entry: DownloadEntry, secret: Fields, *, fresh: bool = False) -> None:
-        if entry.id in self._runs:
-            return
-        run = self._runs[entry.id] = Run(secret, fresh, self._stats.setdefault(entry.id, RunStats()))
-        if not entry.destination_is_folder:
-            self._targets[entry.destination] = entry.id
-        self._unrecorded.pop(entry.id, None)
-        self._nursery.start_soon(self._drive, entry, run, name=f"entry {entry.id}")
 
-    async def _drive(self, entry: DownloadEntry, run: Run) -> None:
-        try:
-            with run.scope:
-                while True:
-                    async with self._slots.hold(entry.priority, entry.sequence):
-                        entry, delay_s = await self._attempts.make(entry, run)
-                    if delay_s is None:
-                        return
-                    await trio.sleep(delay_s)
-        except (StoreError, StorageError) as error:
-            # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands:
-            # asking again, or the next start, takes the entry up from there.
-            self._unrecorded[entry.id] = error
-        finally:
-            del self._runs[entry.id]
-            for path in [path for path, holder in self._targets.items() if holder == entry.id]:
-                del self._targets[path]
-            run.ended.set()
-            self._wake(entry.id)
+def not_before(line: PendingLine, now: float, clock: float, config: Config) -> float | None:
+    """When, by trio's ``clock``, an entry may be tried again that waited until a time of day before the restart. A wall
+    clock that was set back must not keep it waiting for ever."""
+    if line.next_retry_at is None or line.next_retry_at <= now:
+        return None
+    return clock + min(line.next_retry_at - now, max(config.backoff_max_s, config.retry_after_s_max))
 
-    def _wake(self, entry_id: str) -> None:
-        event = self._settled.pop(entry_id, None)
-        if event is not None:
-            event.set()
+
+def _check_apart(entries: Iterable[DownloadEntry]) -> None:
+    """Raise InvalidRequest when two different entries of one batch aim at one path."""
+    holders: dict[str, str] = {}
+    for entry in entries:
+        if not entry.destination_is_folder and holders.setdefault(entry.destination, entry.id) != entry.id:
+            raise InvalidRequest(f"{entry.destination} is the destination of {holders[entry.destination]} too")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import NoneType
 from typing import Any
 
 from blake3 import blake3
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from engine.config import Config
 from engine.errors import InvalidRequest
-from engine.model.records import DownloadEntry, DownloadRequest
+from engine.model.records import DownloadEntry, DownloadRequest, Durability
 from engine.net.fields import check_host_fields
 from engine.net.url import parse_url
 from engine.transfer.finish import HEX_DIGITS
@@ -24,16 +25,56 @@ TEXT_CHARS_MAX = 16_384
 # Fields that carry credentials by their nature; others are secret when the caller says so.
 CREDENTIAL_FIELDS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"})
 
+# Which types a field may have, and how to say so. What else is checked of it follows in `entry_of`.
+FIELD_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "url": ((str,), "text"),
+    "id": ((str, NoneType), "text or None"),
+    "scope": ((str,), "text"),
+    "product_id": ((str,), "text"),
+    "product_type": ((str,), "text"),
+    "title": ((str,), "text"),
+    "destination": ((str, NoneType), "a path or None"),
+    "overwrite": ((bool,), "True or False"),
+    "expect": ((Mapping,), "a mapping of algorithm to hex digest"),
+    "expected_length": ((int, NoneType), "a number or None"),
+    "priority": ((int,), "a number"),
+    "durability": ((str,), "strict or relaxed"),
+    "connections": ((int, NoneType), "a number or None"),
+}
+
+
+def checked(request: DownloadRequest) -> DownloadRequest:
+    """The request with fields of the types that it declares: header fields may come as a mapping or as pairs of any
+    kind, the destination as a path object, the durability as text. Raises InvalidRequest naming a field that cannot be
+    taken so."""
+    _check_kind(request)
+    destination = _path(request.destination)
+    for name, (kinds, meaning) in FIELD_TYPES.items():
+        value = destination if name == "destination" else getattr(request, name)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise InvalidRequest(f"{name} must be {meaning}, not {type(value).__name__}")
+    return replace(
+        request,
+        destination=destination,
+        headers=_pairs("headers", request.headers),
+        secret_headers=_pairs("secret_headers", request.secret_headers),
+        durability=Durability(request.durability),
+    )
+
 
 def derive_id(request: DownloadRequest) -> str:
-    """The id of a request without one: the same scope, URL and explicit destination are the same entry."""
+    """The id of a request without one: the same scope, URL and explicit destination are the same entry. Raises
+    InvalidRequest."""
+    request = checked(request)
     destination, is_folder = _destination(request.destination)
     text = "\0".join((request.scope, request.url, destination, str(is_folder)))
     return blake3(text.encode(errors="surrogatepass")).hexdigest(16)
 
 
 def split_fields(request: DownloadRequest) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """``(kept, secret)`` header fields: the first may be persisted, the second never are."""
+    """``(kept, secret)`` header fields: the first may be persisted, the second never are. Raises
+    InvalidRequest."""
+    request = checked(request)
     kept = tuple(field for field in request.headers if field[0].lower() not in CREDENTIAL_FIELDS)
     secret = tuple(field for field in request.headers if field[0].lower() in CREDENTIAL_FIELDS)
     return kept, secret + request.secret_headers
@@ -41,6 +82,7 @@ def split_fields(request: DownloadRequest) -> tuple[tuple[tuple[str, str], ...],
 
 def entry_of(request: DownloadRequest, config: Config, now: float) -> DownloadEntry:
     """A new PENDING entry. Raises InvalidRequest, saying which field is wrong."""
+    request = checked(request)
     url = parse_url(request.url)
     check_host_fields(request.headers + request.secret_headers)
     if request.expected_length is not None and not 0 <= request.expected_length <= config.part_bytes_max:
@@ -85,7 +127,7 @@ def merge(entry: DownloadEntry, asked: DownloadEntry) -> DownloadEntry:
     """
     if (asked.destination, asked.destination_is_folder) != (entry.destination, entry.destination_is_folder):
         where = entry.destination or "the library"
-        raise InvalidRequest(f"entry {entry.id} goes to {where}; remove it first, or use another id")
+        raise InvalidRequest(f"entry {entry.id} goes to {where}; use another id for another place")
     return replace(
         entry,
         sources=asked.sources,
@@ -105,6 +147,28 @@ def changes_of(entry: DownloadEntry, merged: DownloadEntry) -> dict[str, Any]:
     """The fields in which they differ."""
     names = entry.__struct_fields__
     return {name: getattr(merged, name) for name in names if getattr(merged, name) != getattr(entry, name)}
+
+
+def _check_kind(request: object) -> None:
+    if not isinstance(request, DownloadRequest):
+        raise InvalidRequest(f"a DownloadRequest is needed, not {type(request).__name__}")
+
+
+def _path(given: object) -> object:
+    return os.fspath(given) if isinstance(given, os.PathLike) else given
+
+
+def _pairs(name: str, given: object) -> tuple[tuple[str, str], ...]:
+    """Header fields as pairs of text, from a mapping or from pairs in any list or tuple; not from what can be read only
+    once."""
+    items = given.items() if isinstance(given, Mapping) else given
+    wrong = f"{name} must be a mapping, or pairs, of text: a name and its value"
+    if isinstance(items, str | bytes) or not isinstance(items, Collection):
+        raise InvalidRequest(f"{wrong}; not {type(given).__name__}")
+    pairs = [tuple(item) if isinstance(item, list | tuple) else () for item in items]
+    if not all(len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs):
+        raise InvalidRequest(wrong)
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def _checked_id(request: DownloadRequest) -> str:
@@ -141,6 +205,8 @@ def _destination(path: str | None) -> tuple[str, bool]:
 def _expectations(expect: Mapping[str, str]) -> dict[str, str]:
     checked = {}
     for name, value in expect.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidRequest("expect must be a mapping of algorithm to hex digest, both text")
         algorithm = name.lower()
         if algorithm not in HEX_DIGITS:
             raise InvalidRequest(f"unknown digest algorithm {name!r}: {', '.join(HEX_DIGITS)} are known")

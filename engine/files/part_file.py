@@ -92,9 +92,17 @@ def prepare_folder(files: FileSystem, folder: str, *, durable: bool) -> None:
 
 
 def create_part(
-    files: FileSystem, folder: str, name: str, length: int | None, config: Config, *, durable: bool
+    files: FileSystem,
+    folder: str,
+    name: str,
+    length: int | None,
+    config: Config,
+    *,
+    durable: bool,
+    reserve: bool = True,
 ) -> PartFile:
-    """A new empty part, with its blocks reserved when ``length`` is known and its name durable when asked.
+    """A new empty part, with its blocks reserved when ``length`` is known (and ``reserve`` set) and its name durable
+    when asked.
 
     A leftover of the same name (recorded but never activated) is removed first. Raises NoSpace before any byte is
     allocated, or another StorageError; then nothing is left behind.
@@ -106,9 +114,12 @@ def create_part(
     fd = -1
     try:
         check_free_space(files, folder_fd, length or 0, config)
-        files.unlink(folder_fd, name)
-        fd = files.create_exclusive(folder_fd, name)
-        if length:
+        try:
+            fd = files.create_exclusive(folder_fd, name)
+        except FileExistsError:
+            files.unlink(folder_fd, name)
+            fd = files.create_exclusive(folder_fd, name)
+        if length and reserve:
             _allocate(files, fd, length)
         if durable:
             files.sync(fd)
@@ -197,7 +208,22 @@ def cut_surplus(part: PartFile, length: int) -> None:
 
 
 def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
-    """Give the part its final name, drop the unfinished files of older generations, and make both durable.
+    """:func:`give_name`, made durable."""
+    give_name(part, record, overwrite=overwrite)
+    sync_folder(part.files, part.folder, part.folder_fd)
+
+
+def sync_folder(files: FileSystem, folder: str, folder_fd: int) -> None:
+    """Make the names in the folder durable. Raises StorageError."""
+    try:
+        files.sync(folder_fd)
+    except OSError as error:
+        raise storage_error(error, f"syncing the folder {folder}") from error
+
+
+def give_name(part: PartFile, record: PartRecord, *, overwrite: bool) -> int:
+    """Give the part its final name, and drop the unfinished files of older generations; durable once the folder is
+    synced. Returns the file's time stamp in nanoseconds.
 
     Safe to run again after a crash at any step: a final name that already is this very file counts as done. Raises
     TargetExists when another file has the name and ``overwrite`` is not asked for; the entry's own older file (the
@@ -215,12 +241,12 @@ def publish(part: PartFile, record: PartRecord, *, overwrite: bool) -> None:
             _rename(part, final_name, overwrite=overwrite or own)
         for name in superseded:
             files.unlink(part.folder_fd, name)
-        files.sync(part.folder_fd)
+        part.name = final_name
+        return files.stat_fd(part.fd).st_mtime_ns
     except FileExistsError as error:
         raise TargetExists(f"{os.path.join(part.folder, final_name)} exists already") from error
     except OSError as error:
         raise storage_error(error, f"publishing {os.path.join(part.folder, final_name)}") from error
-    part.name = final_name
 
 
 def is_file(files: FileSystem, folder_fd: int, name: str, inode: int, version: int) -> bool:

@@ -9,7 +9,16 @@ from contextlib import asynccontextmanager
 import trio
 
 from engine.config import Config
-from engine.errors import ConnectionLost, EngineClosed, InvalidRequest, NetworkError, ProtocolViolation
+from engine.errors import (
+    ConnectionLost,
+    EngineClosed,
+    InvalidRequest,
+    NetworkError,
+    ProtocolViolation,
+    TlsError,
+    TooManyFiles,
+    TransferError,
+)
 from engine.net.connection import Exchange
 from engine.net.dialer import Dialer
 from engine.net.fields import check_host_fields
@@ -22,6 +31,9 @@ from engine.net.url import Url
 # close. Nor is it waited for: a server that drips it would hold the request up.
 REDIRECT_BODY_BYTES_MAX = 64 * 1024
 REDIRECT_BODY_WAIT_S = 1.0
+
+# Errors that are told together with the URL that they happened at.
+_OF_A_PLACE = (NetworkError, ProtocolViolation, TlsError, TooManyFiles)
 
 
 def _user_agent() -> str:
@@ -68,7 +80,7 @@ class Client:
 
         ``fields`` are the caller's: sent to the URL's own origin only. ``if_range`` is a strong ETag or a date. The
         answer may have any status but a followed redirect: see :func:`engine.net.response.judge`. Release it. Raises
-        InvalidRequest, NetworkError, TlsError, ProtocolViolation, BadRedirect, EngineClosed."""
+        InvalidRequest, NetworkError, TlsError, TooManyFiles, ProtocolViolation, BadRedirect, EngineClosed."""
         check_host_fields(fields)
         own = (*self._common, *_range_fields(range, if_range))
         trail = Trail(url, fields, self._config.redirects_max)
@@ -95,7 +107,10 @@ class Client:
         while True:
             if self._closed:
                 raise EngineClosed("the client was closed")
-            connection = await self.pool.acquire(url.origin, fresh=fresh)
+            try:
+                connection = await self.pool.acquire(url.origin, fresh=fresh)
+            except _OF_A_PLACE as error:
+                raise _with_place(error, url) from error
             try:
                 head, body = await connection.get(url, fields)
             except BaseException as error:
@@ -104,10 +119,14 @@ class Client:
                 if isinstance(error, ConnectionLost) and connection.reused and not connection.answered:
                     fresh = True
                     continue
-                if isinstance(error, NetworkError | ProtocolViolation):
-                    raise type(error)(f"{url.redacted()}: {error}", status=error.status) from error
+                if isinstance(error, _OF_A_PLACE):
+                    raise _with_place(error, url) from error
                 raise
             return Exchange(connection, head, body, url, self.pool.release)
+
+
+def _with_place(error: TransferError, url: Url) -> TransferError:
+    return type(error)(f"{url.redacted()}: {error}", status=error.status)
 
 
 def _range_fields(asked: tuple[int, int | None] | None, if_range: str | None) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 
@@ -17,12 +18,15 @@ from engine.errors import (
     InvalidRequest,
     NetworkError,
     TlsError,
+    TooManyFiles,
+    TransferError,
 )
 from engine.net.link import Link
 from engine.net.url import Origin
 
 # This side ran out of something (N21, N22): not the host's fault.
-_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+_OWN_LIMITS = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 # OpenSSL's numbers for what is wrong with a certificate, in words a user can act on.
 _CERTIFICATE_FAULTS = {
@@ -51,8 +55,8 @@ class Dialer:
         self.label = "system" if cafile is None else f"cafile:{cafile}"
 
     async def connect(self, origin: Origin) -> Link:
-        """A link to ``origin``. Raises DnsError, ConnectRefused, ConnectTimeout, ConnectionLost, TlsError, NetworkError
-        when this side is out of descriptors or ports, and InvalidRequest for an unusable CA file."""
+        """A link to ``origin``. Raises DnsError, ConnectRefused, ConnectTimeout, ConnectionLost, TlsError, TooManyFiles
+        or NetworkError when this side is out of descriptors or ports, and InvalidRequest for an unusable CA file."""
         context = self._tls_context() if origin.scheme == "https" else None
         sock = await self._connect_tcp(origin)
         try:
@@ -61,7 +65,7 @@ class Dialer:
                 sock = await self._start_tls(sock, context, origin)
         except OSError as error:
             sock.close()
-            raise ConnectionLost(f"{origin}: the connection broke at once: {error.strerror}") from error
+            raise ConnectionLost(f"the connection broke at once: {error.strerror}") from error
         except BaseException:
             sock.close()
             raise
@@ -72,13 +76,13 @@ class Dialer:
             try:
                 stream = await trio.open_tcp_stream(origin.host, origin.port)
             except (socket.gaierror, UnicodeError) as error:
-                raise DnsError(f"the host name {origin.host} could not be resolved: {error}") from error
+                raise DnsError(f"the host name {origin.host} could not be resolved: {_reason(error)}") from error
             except OSError as error:
-                raise _connect_error(origin, error) from error
+                raise _connect_error(error) from error
             sock = socket.socket(fileno=stream.socket.detach())
             sock.setblocking(False)
             return sock
-        raise ConnectTimeout(f"{origin}: no connection within {self._config.connect_timeout_s:g} s")
+        raise ConnectTimeout(f"no connection within {self._config.connect_timeout_s:g} s")
 
     async def _start_tls(self, plain: socket.socket, context: ssl.SSLContext, origin: Origin) -> ssl.SSLSocket:
         sock = context.wrap_socket(
@@ -91,18 +95,18 @@ class Dialer:
         except ssl.SSLCertVerificationError as error:
             sock.close()
             fault = _CERTIFICATE_FAULTS.get(error.verify_code, f"is not acceptable: {error.verify_message}")
-            raise TlsError(f"{origin}: the server's certificate {fault}") from error
+            raise TlsError(f"the server's certificate {fault}") from error
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError) as error:
             sock.close()
-            raise ConnectionLost(f"{origin}: the connection ended during the TLS handshake") from error
+            raise ConnectionLost("the connection ended during the TLS handshake") from error
         except ssl.SSLError as error:
             sock.close()
-            raise TlsError(f"{origin}: TLS could not be agreed: {error.reason or error.strerror}") from error
+            raise TlsError(f"TLS could not be agreed: {error.reason or error.strerror}") from error
         except BaseException:
             sock.close()
             raise
         sock.close()
-        raise ConnectTimeout(f"{origin}: TLS did not finish within {self._config.tls_timeout_s:g} s")
+        raise ConnectTimeout(f"TLS did not finish within {self._config.tls_timeout_s:g} s")
 
     def _tls_context(self) -> ssl.SSLContext:
         """Made once. Not by ``ssl.create_default_context``: that one honours SSLKEYLOGFILE (M26)."""
@@ -134,15 +138,24 @@ async def _handshake(sock: ssl.SSLSocket) -> None:
             return
 
 
-def _connect_error(origin: Origin, error: OSError) -> NetworkError:
+def _reason(error: OSError | UnicodeError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _words(attempt: OSError) -> str:
+    """The system's words alone: trio's begin with the address."""
+    return os.strerror(attempt.errno) if attempt.errno else str(attempt)
+
+
+def _connect_error(error: OSError) -> TransferError:
     """What the failed attempts to all addresses of a host amount to; trio groups them as the cause."""
     cause = error.__cause__
     attempts = list(cause.exceptions) if isinstance(cause, BaseExceptionGroup) else [error]
     numbers = {attempt.errno for attempt in attempts if isinstance(attempt, OSError)}
-    reasons = "; ".join(
-        sorted({attempt.strerror or str(attempt) for attempt in attempts if isinstance(attempt, OSError)})
-    )
-    message = f"{origin}: {reasons or error}"
+    reasons = "; ".join(sorted({_words(attempt) for attempt in attempts if isinstance(attempt, OSError)}))
+    message = f"no connection: {reasons or error}"
+    if numbers & _NO_DESCRIPTORS:
+        return TooManyFiles(message)
     if numbers & _OWN_LIMITS:
         return NetworkError(message)
     if numbers and numbers <= {errno.ETIMEDOUT}:

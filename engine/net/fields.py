@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import collapse_rfc2231_value, parsedate_to_datetime
+from functools import lru_cache
 
 from engine.errors import InvalidRequest
 
@@ -99,6 +100,7 @@ def parse_retry_after(text: str, *, now: float, longest_s: float) -> float | Non
     return None if then is None else min(max(then - now, 0.0), longest_s)
 
 
+@lru_cache(maxsize=256)  # a server's files share their dates, and its answers of one second theirs
 def parse_date(text: str) -> float | None:
     """An HTTP date as seconds since the epoch, or None."""
     if not 0 < len(text) <= 64 or not text.isascii():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import idna
@@ -87,6 +88,7 @@ class Url:
         return f"Url({self.redacted()!r})"
 
 
+@lru_cache(maxsize=4096)  # parsed when it is asked for, and again when its turn has come
 def parse_url(text: str) -> Url:
     """The URL in ``text``; its fragment is dropped. Raises InvalidRequest for anything but a plain http or https URL:
     userinfo, control characters, spaces, backslashes, abbreviated or numeric IPv4 hosts, zone ids, odd ports."""

@@ -47,6 +47,19 @@ class Table(Enum):
     __hash__ = object.__hash__  # members are looked up for every value; Enum's own hash is Python code
 
 
+# How long the keys of a table are; META's are names. Another length can only be damage.
+KEY_SIZES: Final = {
+    Table.ENTRIES: KEY_BYTES,
+    Table.PARTS: PART_KEY_BYTES,
+    Table.OFFLINE: KEY_BYTES,
+    Table.BITS: PART_KEY_BYTES + _PAGE.size,
+    Table.CVS: PART_KEY_BYTES + _PAGE.size,
+    Table.BY_SEQUENCE: _NUMBER.size,
+    Table.BY_STATE: STATE_KEY_BYTES + _NUMBER.size,
+    Table.UNSYNCED: PART_KEY_BYTES,
+    Table.SUSPECTS: 2 * _NUMBER.size,
+}
+
 _SEEDS: Final = {table: zlib.crc32(bytes([FORMAT]) + table.value) for table in Table}
 
 

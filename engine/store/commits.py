@@ -54,7 +54,7 @@ def commit_group(txn: Txn, batch: Sequence[ChunkCommit]) -> list[PartRecord | No
             size += sum(chunk[2] for chunk in commit.chunks)
         done.append(part)
     if lines:
-        suspects.append(txn, tuple(lines), size)
+        suspects.collect(txn, lines, size)
     return done
 
 

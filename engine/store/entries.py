@@ -10,10 +10,12 @@ import msgspec
 from engine.errors import BadRecord, EntryExists, InvalidRequest, StaleEpoch, StoreCorrupt, UnknownEntry
 from engine.model.records import DownloadEntry, OfflineEntry
 from engine.model.states import NEW_EPOCH, Event, Reason, State, advance
+from engine.store import parts
 from engine.store.codec import Table, decode, encode, entry_key, number_key, number_of, state_key
 from engine.store.txn import Txn
 
 _NEXT_SEQUENCE: Final = b"next_sequence"
+_EPOCH_GAP_BITS: Final = 16  # more epochs than an entry ever has
 # What only `transition` and `add` may set.
 _GUARDED: Final = frozenset({"id", "state", "epoch", "sequence", "created_at"})
 
@@ -56,15 +58,50 @@ def find_offline(txn: Txn, entry_id: str) -> OfflineEntry | None:
 
 
 def add(txn: Txn, entry: DownloadEntry) -> DownloadEntry:
-    """Store a new entry as the last in order. Raises EntryExists."""
-    key = entry_key(entry.id)
-    if txn.has(Table.ENTRIES, key):
+    """:func:`add_missing`. Raises EntryExists for an id that is there already."""
+    placed = add_missing(txn, entry)
+    if placed is None:
         raise EntryExists(f"there is an entry with the id '{entry.id}'")
-    placed = msgspec.structs.replace(entry, sequence=_take_sequence(txn))
+    return placed
+
+
+def add_missing(txn: Txn, entry: DownloadEntry) -> DownloadEntry | None:
+    """Store a new entry as the last in order; None, and nothing is changed, when its id is there already.
+
+    A damaged record, of no use to anybody, is noted and makes room, with all that hung on it.
+    """
+    key = entry_key(entry.id)
+    damaged = txn.has(Table.ENTRIES, key)
+    if damaged and not _drop_damaged(txn, entry.id):
+        return None
+    sequence = _take_sequence(txn)
+    # Nobody knows at which epoch the damaged one was: none of its late results may count as the new one's.
+    epoch = entry.epoch + (sequence << _EPOCH_GAP_BITS) if damaged else entry.epoch
+    placed = msgspec.structs.replace(entry, sequence=sequence, epoch=epoch)
     txn.put(Table.ENTRIES, key, encode(placed))
     txn.put(Table.BY_SEQUENCE, number_key(placed.sequence), key)
     txn.put(Table.BY_STATE, _state_place(placed), key)
     return placed
+
+
+def _drop_damaged(txn: Txn, entry_id: str) -> bool:
+    """Whether the record of the entry was damaged; then it is gone, and so are its parts."""
+    try:
+        find(txn, entry_id)
+    except BadRecord:
+        remove(txn, entry_id)
+        parts.remove_all(txn, entry_id)
+        return True
+    return False
+
+
+def begin_anew(txn: Txn, entry_id: str, epoch: int) -> DownloadEntry:
+    """Drop the entry's parts, and begin a new epoch: their generations are counted from 1 again, and a late commit of
+    the dropped ones must not be taken for one of theirs. Raises UnknownEntry, StaleEpoch, BadRecord for the entry."""
+    entry = msgspec.structs.replace(require(txn, entry_id, epoch), epoch=epoch + 1)
+    parts.remove_all(txn, entry_id)
+    txn.put(Table.ENTRIES, entry_key(entry_id), encode(entry))
+    return entry
 
 
 def update(txn: Txn, entry_id: str, epoch: int, changes: Mapping[str, Any]) -> DownloadEntry:
@@ -142,11 +179,42 @@ def page(txn: Txn, state: State | None, after: str | None, limit: int) -> list[D
     return found
 
 
+class PendingLine(msgspec.Struct, frozen=True):
+    """Of an entry's record, what decides when it runs: the rest is not even decoded."""
+
+    id: str
+    sequence: int
+    priority: int = 0
+    next_retry_at: float | None = None
+    secret_header_names: tuple[str, ...] = ()
+    destination: str = ""
+    destination_is_folder: bool = True
+
+
+def pending(txn: Txn) -> list[PendingLine]:
+    """A line for every PENDING entry, in order of adding. Damaged ones are noted and left out."""
+    found: list[PendingLine] = []
+    for place, key in txn.walk(Table.BY_STATE, state_key(State.PENDING.value)):
+        if key is None:
+            continue
+        owned = bytes(key)
+        try:
+            payload = txn.get(Table.ENTRIES, owned)
+            if payload is not None:
+                found.append(decode(payload, PendingLine))
+                continue
+            detail = "an index names an entry that is not there"
+        except BadRecord as error:
+            detail = str(error)
+        txn.note(Table.ENTRIES, owned, number_key(number_of(place)).hex(), detail)
+    return found
+
+
 def counts(txn: Txn) -> dict[State, int]:
     """How many entries are in each state; states that only a newer version knows are counted under their name."""
     totals = dict.fromkeys(State, 0)
     for key in txn.keys(Table.BY_STATE):
-        state = State(key[:-8].rstrip(b"\0").decode())
+        state = State(key[:-8].rstrip(b"\0").decode(errors="replace"))
         totals[state] = totals.get(state, 0) + 1
     return totals
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import lmdb
 
-from engine.errors import EngineClosed, ForkedProcess, NoSpace
+from engine.errors import EngineClosed, EngineError, ForkedProcess, NoSpace
 from engine.files.filesystem import FileSystem
 from engine.store.codec import Table
 from engine.store.damage import DamageLog
@@ -68,6 +68,14 @@ class _Gate:
                 self._changed.notify_all()
 
 
+class _Refused(Exception):  # a signal inside this module
+    """A call of a group refused; its transaction is undone."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Environment:
     """One open store folder of one process. Methods raise EngineClosed after ``close``, ForkedProcess in a child."""
 
@@ -81,23 +89,71 @@ class Environment:
         self._pid = os.getpid()
         self._gate = _Gate()
         self._writing = threading.RLock()
+        self._group: tuple[int, Txn] | None = None
         self._opened = 0
         self._raw: lmdb.Environment | None = None
         self._handles: Handles = {}
         self._open()
 
     def read(self, work: Callable[[Txn], Result], *, buffers: bool = False) -> Result:
-        """Run ``work`` in one read transaction; with ``buffers`` its ``walk`` gives views into the map."""
+        """Run ``work`` in one read transaction; with ``buffers`` its ``walk`` gives views into the map. Inside
+        :meth:`write_together` it reads what the group has written so far."""
+        if not buffers and (group := self._open_group()) is not None:
+            return work(group)
         return self._repeated(lambda: self._read_once(work, buffers), f"read the store {self.path}")
 
     def write(self, work: Callable[[Txn], Result]) -> Result:
         """Run ``work`` in one write transaction and commit it durably. ``work`` runs again when the map had to grow.
 
-        When ``work`` raises, nothing is changed. Raises NoSpace when the disk is full.
+        When ``work`` raises, nothing is changed. Raises NoSpace when the disk is full. Inside :meth:`write_together` it
+        is part of that transaction.
         """
+        if (group := self._open_group()) is not None:
+            return work(group)
         self._check()
         with self._writing:
             return self._repeated(lambda: self._write_once(work), f"write the store {self.path}")
+
+    def write_together(self, calls: Sequence[Callable[[], Result]]) -> list[Result | Exception]:
+        """Run all ``calls``, whose reads and writes of this environment share one transaction and its one sync.
+
+        Returns each one's result, or the error by which it refused; that one changed nothing, the others did. When one
+        refuses, all that was done is undone and each call runs again alone: refusals are rare, nested transactions cost
+        every time. Raises, for all of them, what the transaction itself ran into.
+        """
+
+        def run(txn: Txn) -> list[Result | Exception]:
+            self._group = (threading.get_ident(), txn)
+            try:
+                return [self._call_in_group(call) for call in calls]
+            finally:
+                self._group = None
+
+        try:
+            return self.write(run)
+        except _Refused as refused:
+            if len(calls) == 1:
+                return [refused.reason]
+        return [self._write_alone(call) for call in calls]
+
+    def _write_alone(self, call: Callable[[], Result]) -> Result | Exception:
+        try:
+            return self.write_together([call])[0]
+        except EngineError as error:
+            return error
+
+    def _call_in_group(self, call: Callable[[], Result]) -> Result:
+        try:
+            return call()
+        except (lmdb.Error, OSError):
+            raise  # the transaction's own trouble, or a map that has to grow: not this call's
+        except Exception as error:
+            raise _Refused(error) from error
+
+    def _open_group(self) -> Txn | None:
+        """The transaction of :meth:`write_together` that is open on this very thread."""
+        group = self._group
+        return group[1] if group is not None and group[0] == threading.get_ident() else None
 
     @property
     def map_bytes(self) -> int:
@@ -181,7 +237,10 @@ class Environment:
         raw = self._environment().begin(write=True)
         try:
             number = raw.id()
-            result = work(Txn(raw, self._handles, self.damages))
+            txn = Txn(raw, self._handles, self.damages)
+            result = work(txn)
+            for finish in txn.at_end.values():
+                finish()
         except BaseException:
             with self._gate.alone():
                 raw.abort()

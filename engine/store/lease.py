@@ -24,9 +24,11 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Lease:
-    """Held from :meth:`acquire` to :meth:`release`, or until the process ends in whatever way."""
+    """Held from :meth:`acquire` to :meth:`release`, or until the process ends in whatever way. ``inherited``: its last
+    holder did not release it, so it was killed or the machine went down."""
 
-    def __init__(self, files: FileSystem, fd: int) -> None:
+    def __init__(self, files: FileSystem, fd: int, *, inherited: bool) -> None:
+        self.inherited = inherited
         self._files = files
         self._fd = fd
         _HELD.add(self)
@@ -40,12 +42,13 @@ class Lease:
                 owner = _read_owner(files, fd)
                 pid = None if owner is None else owner.pid
                 raise StoreBusy(f"the store in {root} is in use by {_named(pid)}", pid)
+            inherited = files.stat_fd(fd).st_size > 0
             files.truncate(fd, 0)
             files.write_all(fd, msgspec.json.encode(Owner(os.getpid(), now)))
         except BaseException:
             files.close(fd)
             raise
-        return cls(files, fd)
+        return cls(files, fd, inherited=inherited)
 
     def release(self) -> None:
         """Give the lease back; again: nothing. The file stays, because removing it would race with a new owner."""
@@ -58,10 +61,14 @@ class Lease:
             self._files.close(fd)
 
     def forget(self) -> None:
-        """In a forked child: close the copy of the descriptor, or the lease would live on in the child (L4, L23)."""
+        """Let go without a word: the file goes on telling of an end that was not in order.
+
+        For a store that could not be opened; and in a forked child, whose copy of the descriptor would keep the lease
+        alive (L4, L23).
+        """
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with contextlib.suppress(OSError):  # nobody in the child could act on it; the parent's is untouched
+            with contextlib.suppress(OSError):  # nobody could act on it, and the lock goes with the descriptor
                 os.close(fd)
 
 

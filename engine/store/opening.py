@@ -6,11 +6,11 @@ import os
 from typing import Final
 
 import lmdb
-import lmdb.verify
 
-from engine.errors import StoreBusy, StoreCorrupt, StoreUnusable
+from engine.errors import StoreBusy, StoreCorrupt
 from engine.files.filesystem import FOLDER_MODE, FileSystem
 from engine.store.codec import Table
+from engine.store.structure import first_problem
 from engine.store.txn import Handles
 
 DATA_NAME: Final = "data.mdb"
@@ -61,16 +61,15 @@ def open_raw(path: str, map_bytes: int, files: FileSystem, *, readonly: bool, cr
 
 
 def open_handles(environment: lmdb.Environment, *, create: bool) -> Handles:
-    """Handles of all tables, made where they are missing when ``create``. Raises StoreUnusable for a missing one."""
+    """Handles of all tables, made where they are missing when ``create``. Raises StoreCorrupt for a missing one: what
+    opens without ``create`` has seen that the schema version is its own."""
     if create:
         with environment.begin(write=True) as txn:
             return {table: environment.open_db(table.value, txn=txn, create=True) for table in Table}
     try:  # without a transaction of ours: py-lmdb ends a reading one in a way that takes its new handles along
         return {table: environment.open_db(table.value, create=False) for table in Table}
     except lmdb.NotFoundError as error:
-        raise StoreUnusable(
-            f"the store {environment.path()} lacks a table: it is of another version; let an engine open it first"
-        ) from error
+        raise StoreCorrupt(f"the store {environment.path()} lacks a table that its version has") from error
 
 
 def _check_data_file(path: str, files: FileSystem) -> None:
@@ -92,9 +91,6 @@ def _check_length(environment: lmdb.Environment, path: str, files: FileSystem) -
     needed = (int(environment.info()["last_pgno"]) + 1) * int(environment.stat()["psize"])
     if info is not None and info.st_size >= needed:
         return
-    try:
-        problems: list[str] = lmdb.verify.verify(data)  # type: ignore[no-untyped-call]  # py-lmdb ships no types for it
-    except lmdb.verify.VerifyError as error:
-        problems = [str(error)]
-    if problems:
-        raise StoreCorrupt(f"{data} was cut short: {problems[0]}")
+    problem = first_problem(data)
+    if problem is not None:
+        raise StoreCorrupt(f"{data} was cut short: {problem}")

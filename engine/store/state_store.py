@@ -8,7 +8,7 @@ the disk is full; then nothing was changed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,16 +23,19 @@ from engine.store.codec import Table, entry_key
 from engine.store.commits import ChunkCommit
 from engine.store.creation import STORE_NAME, ensure_store, read_uuid
 from engine.store.damage import Damage
+from engine.store.entries import PendingLine
 from engine.store.environment import Environment
 from engine.store.lease import Lease
+from engine.store.opening import DATA_NAME
 from engine.store.root import check_file_system, prepare_root
 from engine.store.schema import SCHEMA_VERSION, migrate, peek_version
 from engine.store.session import Session, begin_session, end_recheck, end_session, read_session
+from engine.store.structure import check_structure
 from engine.store.suspects import Suspects
 from engine.store.translate import translated
 from engine.store.txn import Txn
 
-__all__ = ["ChunkCommit", "Damage", "Session", "StateStore", "Suspects"]
+__all__ = ["ChunkCommit", "Damage", "PendingLine", "Session", "StateStore", "Suspects"]
 
 # Named here because `list` is a method of the class below.
 EntryList = list[DownloadEntry]
@@ -40,6 +43,8 @@ RunList = list[tuple[int, int]]
 UnsyncedList = list[tuple[str, int, str]]
 SuspectsList = list[Suspects]
 CommittedList = list[PartRecord | None]
+MaybeEntries = list[DownloadEntry | None]
+PendingList = list[PendingLine]
 
 
 class StateStore:
@@ -61,10 +66,11 @@ class StateStore:
         with ExitStack() as undo:
             with translated(f"take the lease of {path}"):
                 lease = Lease.acquire(path, files, now=now)
-                undo.callback(lease.release)
+                undo.callback(lease.forget)  # the next opening looks as closely as this one
                 boot_id = files.boot_id()
             store = ensure_store(path, config.map_bytes, files)
             with translated(f"open the store {store}"):
+                check_structure(os.path.join(store, DATA_NAME), files, thorough=lease.inherited)
                 migrate(store, config.map_bytes, files)
             environment = Environment(store, config.map_bytes, files, readonly=False)
             undo.callback(environment.close)
@@ -87,6 +93,7 @@ class StateStore:
         with translated(f"open the store {store}"):
             if files.stat_path(store) is None:
                 raise StoreUnusable(f"there is no store in {path}")
+            check_structure(os.path.join(store, DATA_NAME), files, thorough=False)
             version = peek_version(store, config.map_bytes, files)
         if version < SCHEMA_VERSION:
             raise StoreUnusable(f"the store {store} is of an older version: let an engine open it once")
@@ -111,6 +118,11 @@ class StateStore:
         """Bad records and pages met since the last call. Their chunks read as missing, their entries need a look."""
         return self._environment.damages.take()
 
+    def together(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run calls of this store's methods in one transaction with one sync; the result of each, or the exception by
+        which it refused and changed nothing. Raises StoreError or NoSpace when the transaction cannot be made."""
+        return self._environment.write_together(calls)
+
     # Reads.
 
     def get(self, entry_id: str) -> DownloadEntry | None:
@@ -131,6 +143,11 @@ class StateStore:
         Raises InvalidRequest for a limit below 1, UnknownEntry for an unknown ``after``.
         """
         return self._environment.read(lambda txn: entries.page(txn, state, after, limit))
+
+    def pending(self) -> PendingList:
+        """What the queue has to know of every PENDING entry, in order of adding; damaged ones are noted and left
+        out."""
+        return self._environment.read(entries.pending)
 
     def counts(self) -> dict[State, int]:
         """How many entries are in each state, zeros included."""
@@ -177,6 +194,11 @@ class StateStore:
         """Store all of them, or none. Raises EntryExists."""
         batch = tuple(new)
         return self._environment.write(lambda txn: [entries.add(txn, entry) for entry in batch])
+
+    def add_missing(self, new: Iterable[DownloadEntry]) -> MaybeEntries:
+        """Store those whose id is new; each as it was stored, None where there is an entry already."""
+        batch = tuple(new)
+        return self._environment.write(lambda txn: [entries.add_missing(txn, entry) for entry in batch])
 
     def update(self, entry_id: str, epoch: int, **changes: Any) -> DownloadEntry:
         """Change fields other than the state. Raises UnknownEntry, StaleEpoch, ValueError."""
@@ -264,15 +286,10 @@ class StateStore:
         """
         return self._environment.write(lambda txn: parts.set_mark(txn, entry_id, part_index, generation, boot_id))
 
-    def drop_parts(self, entry_id: str, epoch: int) -> None:
-        """Drop the entry's parts with their bits and CVs, damaged ones too: it begins anew. Raises UnknownEntry,
-        StaleEpoch, BadRecord for the entry itself."""
-
-        def work(txn: Txn) -> None:
-            entries.require(txn, entry_id, epoch)
-            parts.remove_all(txn, entry_id)
-
-        self._environment.write(work)
+    def drop_parts(self, entry_id: str, epoch: int) -> DownloadEntry:
+        """Drop the entry's parts with their bits and CVs, damaged ones too: it begins anew, in a new epoch. Raises
+        UnknownEntry, StaleEpoch, BadRecord for the entry itself."""
+        return self._environment.write(lambda txn: entries.begin_anew(txn, entry_id, epoch))
 
     def clear_suspects(self) -> None:
         """Forget the suspect log: its chunks were hashed again, or the last session ended cleanly."""

@@ -44,6 +44,29 @@ class Suspects(NamedTuple):
     indexes: list[int]
 
 
+class _Group:
+    """What one transaction adds, whoever shares it; written when it ends."""
+
+    def __init__(self, txn: Txn) -> None:
+        self._txn = txn
+        self._lines: list[SuspectLine] = []
+        self._size = 0
+
+    def add(self, lines: Iterable[SuspectLine], size: int) -> None:
+        self._lines += lines
+        self._size += size
+
+    def __call__(self) -> None:
+        append(self._txn, tuple(self._lines), self._size)
+
+
+def collect(txn: Txn, lines: Iterable[SuspectLine], size: int) -> None:
+    """Add lines of ``size`` bytes to the transaction's one group."""
+    group = txn.at_end.setdefault("suspects", _Group(txn))
+    assert isinstance(group, _Group)  # noqa: S101  # the key is this module's
+    group.add(lines, size)
+
+
 def append(txn: Txn, lines: tuple[SuspectLine, ...], size: int) -> None:
     """Add a group of ``size`` bytes; the oldest fall out beyond 64 groups or 1 GiB, never the newest."""
     kept = [_KEY.unpack(key) for key in txn.keys(Table.SUSPECTS)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import lmdb
 
 from engine.errors import BadRecord
-from engine.store.codec import Payload, Table, seal, unseal
+from engine.store.codec import KEY_SIZES, Payload, Table, seal, unseal
 from engine.store.damage import Damage, DamageLog
 
 if TYPE_CHECKING:  # lmdb's types take parameters in its stubs only
@@ -20,12 +20,13 @@ Handles = Mapping[Table, lmdb._Database]
 class Txn:
     """Lives inside one function call on one thread; nothing it returns from ``walk`` may outlive it (L3, L5, L17)."""
 
-    __slots__ = ("_damages", "_handles", "_raw")
+    __slots__ = ("_damages", "_handles", "_raw", "at_end")
 
     def __init__(self, raw: Raw, handles: Handles, damages: DamageLog) -> None:
         self._raw = raw
         self._handles = handles
         self._damages = damages
+        self.at_end: dict[str, Callable[[], None]] = {}  # what is written once for all that shared the transaction
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """A copy of the payload; None when there is none. Raises BadRecord."""
@@ -45,7 +46,7 @@ class Txn:
         return self._raw.delete(key, db=self._handles[table])
 
     def keys(self, table: Table, prefix: bytes = b"", start: bytes = b"") -> Iterator[bytes]:
-        """Keys that begin with ``prefix``, from ``start`` on, in order."""
+        """Keys that begin with ``prefix``, from ``start`` on, in order; those that cannot be keys are left out."""
         with self._raw.cursor(self._handles[table]) as cursor:
             if not cursor.set_range(start or prefix):
                 return
@@ -53,12 +54,16 @@ class Txn:
                 owned = bytes(key)
                 if not owned.startswith(prefix):
                     return
-                yield owned
+                if len(owned) == KEY_SIZES.get(table, len(owned)):
+                    yield owned
 
     def walk(
         self, table: Table, prefix: bytes = b"", start: bytes = b"", *, entry_id: str = ""
     ) -> Iterator[tuple[bytes, Payload | None]]:
-        """Key and payload of each value below ``prefix``; None for a damaged one, which is noted under ``entry_id``."""
+        """Key and payload of each value below ``prefix``; None for a damaged one, which is noted under ``entry_id``.
+
+        One whose very key is damaged so that it cannot be one is noted and left out.
+        """
         with self._raw.cursor(self._handles[table]) as cursor:
             if not cursor.set_range(start or prefix):
                 return
@@ -70,7 +75,8 @@ class Txn:
                     payload = unseal(table, owned, value)
                 except BadRecord as error:
                     self.note(table, owned, entry_id, str(error))
-                    yield owned, None
+                    if len(owned) == KEY_SIZES.get(table, len(owned)):
+                        yield owned, None
                 else:
                     yield owned, payload
 

@@ -7,7 +7,10 @@ in flight included, so that a crash loses at most that much.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import trio
 
@@ -27,15 +30,21 @@ class _Sealed:
 
 
 class Committer:
-    """Collects sealed chunks and commits them; :meth:`run` is its task."""
+    """Collects sealed chunks and commits them; :meth:`run` is its task. ``write`` runs a call of the store in a
+    transaction, off the loop."""
 
     def __init__(
-        self, config: Config, store: StateStore, files: FileSystem, writer: trio.CapacityLimiter, boot_id: str
+        self,
+        config: Config,
+        store: StateStore,
+        files: FileSystem,
+        write: Callable[[Callable[[], Any]], Awaitable[Any]],
+        boot_id: str,
     ) -> None:
         self._config = config
         self._store = store
         self._files = files
-        self._writer = writer
+        self._write = write
         self._boot_id = boot_id
         self._syncers = trio.CapacityLimiter(4)
         self._pending: list[_Sealed] = []
@@ -139,7 +148,7 @@ class Committer:
             return
         batch = [self._commit_of(job, chunks) for job, chunks in by_job.items()]
         try:
-            records = await trio.to_thread.run_sync(self._store.commit_chunks, batch, limiter=self._writer)
+            records = await self._write(partial(self._store.commit_chunks, batch))
         except EngineError as error:
             for job, chunks in by_job.items():
                 job.dropped(len(chunks), error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from engine import native
 from engine.errors import IntegrityError
@@ -49,10 +50,12 @@ def complete(
     digests: Mapping[str, str],
     now: float,
     mtime_ns: int,
-) -> OfflineEntry:
+    changes: Mapping[str, Any] | None = None,
+) -> DownloadEntry:
     """Make the entry of a published, checked part COMPLETED, in one transaction with its part and offline records.
 
-    ``digests``: what was computed besides BLAKE3. Raises StaleEpoch, IllegalTransition, StoreError.
+    ``digests``: what was computed besides BLAKE3; ``changes``: other fields of the entry that follow from its end.
+    Raises StaleEpoch, IllegalTransition, StoreError.
     """
     length = record.length or 0
     offline = OfflineEntry(
@@ -65,7 +68,7 @@ def complete(
         verified_at=now,
         mtime_ns=mtime_ns,
     )
-    store.transition(
+    return store.transition(
         entry.id,
         Event.COMPLETE,
         epoch=entry.epoch,
@@ -75,5 +78,5 @@ def complete(
         bytes_total=length,
         last_error=None,
         next_retry_at=None,
+        **(changes or {}),
     )
-    return offline

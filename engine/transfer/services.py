@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import trio
@@ -15,8 +16,11 @@ from engine.files.filesystem import FileSystem
 from engine.model.events import EngineEvent
 from engine.net.client import Client
 from engine.store.state_store import StateStore
+from engine.transfer.combiner import Combiner
 from engine.transfer.committer import Committer
+from engine.transfer.folder_lanes import FolderLanes
 from engine.transfer.sealing import Sealing
+from engine.transfer.targets import Targets
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -33,18 +37,20 @@ class Services:
     client: Client
     sealing: Sealing
     committer: Committer
-    writer: trio.CapacityLimiter
+    writer: Combiner
+    lanes: FolderLanes
     workers: trio.CapacityLimiter
     now: Callable[[], float]
     rng: random.Random
     emit: Callable[[EngineEvent], None]
     boot_id: str
     library: str
-    targets: dict[str, str] = field(default_factory=dict)
+    targets: Targets = field(default_factory=Targets)
 
     async def write(self, call: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
-        """Run one store transaction in a worker thread, one at a time; it is never left half-way by a cancellation."""
-        return await trio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.writer)
+        """Run a call of the store in a transaction, off the loop, with others that wait to write; durable on return.
+        It is never left half-way by a cancellation."""
+        return await self.writer.do(partial(call, *args, **kwargs))
 
     async def work(self, call: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         """Run blocking file work in a worker thread. An OSError that it did not translate is a StorageError here."""

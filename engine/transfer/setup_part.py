@@ -104,7 +104,7 @@ async def allocate(
     """A new generation of the entry's part, empty and open, its blocks reserved."""
     durable = is_durable(entry)
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
-    final_name = _claim(services, entry, folder, final_name)
+    final_name = claim(services, entry, folder, final_name)
     await services.work(prepare_folder, services.files, folder, durable=durable)
     replaces, replaces_version = _published_file(previous)
     generation = previous.generation + 1 if previous is not None else 1
@@ -138,12 +138,13 @@ async def allocate(
     return _job(entry, record, file, None)
 
 
-def _claim(services: Services, entry: DownloadEntry, folder: str, final_name: str) -> str:
+def claim(services: Services, entry: DownloadEntry, folder: str, final_name: str) -> str:
     """The name, made unique when another running entry aims at it too: servers give many files one name."""
-    if services.targets.get(os.path.join(folder, final_name), entry.id) != entry.id:
-        final_name = with_tag(final_name, entry_tag(entry.id))
-    services.targets[os.path.join(folder, final_name)] = entry.id
-    return final_name
+    if services.targets.claim(os.path.join(folder, final_name), entry.id):
+        return final_name
+    tagged = with_tag(final_name, entry_tag(entry.id))
+    services.targets.claim(os.path.join(folder, tagged), entry.id)
+    return tagged
 
 
 async def _create(services: Services, record: PartRecord, *, durable: bool) -> tuple[PartFile, tuple[str, ...]]:

@@ -6,6 +6,10 @@ is probed in vain. What is sealed when an attempt ends, for whatever reason, is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import trio
 from msgspec.structs import replace
 
@@ -21,7 +25,7 @@ from engine.errors import (
 from engine.model.bitmap import Bitmap
 from engine.model.chunks import ChunkGrid
 from engine.model.events import Progress
-from engine.model.records import DownloadEntry, OfflineEntry, PartRecord, Representation
+from engine.model.records import DownloadEntry, PartRecord, Representation
 from engine.net.connection import Exchange
 from engine.net.head import Framing
 from engine.net.response import Answer, AnswerKind, judge
@@ -36,8 +40,9 @@ from engine.transfer.fetcher import (
     receive_known,
     receive_unknown,
 )
-from engine.transfer.finish import finish
+from engine.transfer.finish import conclude, finish
 from engine.transfer.first_answer import first_answer
+from engine.transfer.one_chunk import fetch_one_chunk, is_one_chunk
 from engine.transfer.part_job import PartJob
 from engine.transfer.plan import Plan
 from engine.transfer.services import Services
@@ -56,12 +61,22 @@ class Transfer:
     """
 
     def __init__(
-        self, services: Services, entry: DownloadEntry, fields: tuple[tuple[str, str], ...], *, fresh: bool = False
+        self,
+        services: Services,
+        entry: DownloadEntry,
+        fields: tuple[tuple[str, str], ...],
+        ending: Callable[[Transfer], dict[str, Any]],
+        *,
+        fresh: bool = False,
     ) -> None:
         self._services = services
         self._entry = entry
         self.fresh = fresh
         self._source = Source(services.client, parse_url(entry.url), fields)
+        self._ending = partial(ending, self)
+        self._whole: dict[str, str] | None = None
+        self._told = (-1, -1)
+        self.completed: DownloadEntry | None = None
         self._job: PartJob | None = None
         self._previous: PartRecord | None = None
         self.bytes_resumed = 0
@@ -72,24 +87,17 @@ class Transfer:
         """Body bytes off the wire in this attempt."""
         return self._source.bytes_so_far
 
-    async def run(self) -> OfflineEntry:
-        """Bring the entry to COMPLETED. Raises a TransferError (or another EngineError) when this attempt cannot."""
-        result: OfflineEntry | EngineError
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._report)
-            try:
-                result = await self._run()
-            except EngineError as error:  # carried out of the nursery bare, not wrapped in a group
-                result = error
-            finally:
-                nursery.cancel_scope.cancel()
+    async def run(self) -> None:
+        """Bring the entry to COMPLETED, and keep it so in ``completed``. Raises a TransferError (or another
+        EngineError) when this attempt cannot."""
+        try:
+            self.completed = await self._run()
+        finally:
+            if self._job is not None:
                 with trio.CancelScope(shield=True):
                     await self._leave()
-        if isinstance(result, EngineError):
-            raise result
-        return result
 
-    async def _run(self) -> OfflineEntry:
+    async def _run(self) -> DownloadEntry:
         for generation in range(1, GENERATIONS_PER_ATTEMPT + 1):
             try:
                 job = await self._reopen()
@@ -102,13 +110,15 @@ class Transfer:
                 if generation == GENERATIONS_PER_ATTEMPT:
                     raise
         job = self._held_job()
+        if self._whole is not None:
+            return await conclude(self._services, self._entry, job, self._whole, self._ending)
         await self._services.committer.flush(job)
         if job.error is not None:
             raise job.error
         if not job.held.complete:
             missing = job.grid.count - job.held.held
             raise ConnectionLost(f"{missing} of {job.grid.count} chunks are still missing")
-        return await finish(self._services, self._entry, job)
+        return await finish(self._services, self._entry, job, self._ending)
 
     def _held_job(self) -> PartJob:
         assert self._job is not None  # noqa: S101  # _begin and _continue end with a job or raise
@@ -127,8 +137,10 @@ class Transfer:
             job.close_when_idle()
 
     async def _reopen(self) -> PartJob | None:
+        parts: tuple[PartRecord, ...] = ()
         try:
-            parts = self._services.store.parts(self._entry.id)
+            if self._entry.attempt_count > 1 or self.fresh:  # before the first attempt there is none
+                parts = self._services.store.parts(self._entry.id)
         except BadRecord:  # nothing is known of it any more: a new part takes its place
             parts = ()
         self._previous = parts[0] if parts else None
@@ -146,6 +158,15 @@ class Transfer:
         exchange, answer = await first_answer(self._services, self._source)
         try:
             self._check_length(exchange, answer.representation)
+            short = self._previous is None and is_one_chunk(self._services, exchange, answer)
+        except BaseException:
+            self._source.done(exchange)
+            raise
+        if short:
+            self._job, self._whole = await fetch_one_chunk(self._services, self._source, self._entry, exchange, answer)
+            self.fresh = False
+            return
+        try:
             job = self._job = await allocate(
                 self._services, self._entry, answer.representation, exchange.url, self._previous
             )
@@ -313,25 +334,21 @@ class Transfer:
             await self._services.committer.reserve(size)
             self._services.committer.add(job, index, size, digest)
 
-    async def _report(self) -> None:
-        """Progress, at most four times a second, and only when something moved."""
-        last = (-1, -1)
-        while True:
-            await trio.sleep(self._services.config.progress_interval_s)
-            job = self._job
-            if job is None:
-                continue
-            done = job.bytes_done
-            received = max(done, min(self.bytes_resumed + self.bytes_fetched, job.record.length or 2**63))
-            if (done, received) != last:
-                last = (done, received)
-                self._services.emit(
-                    Progress(
-                        id=self._entry.id,
-                        epoch=self._entry.epoch,
-                        attempt=self._entry.attempt_count,
-                        bytes_done=done,
-                        bytes_received=received,
-                        bytes_total=job.record.length,
-                    )
-                )
+    def progress(self) -> Progress | None:
+        """How far it is, when something moved since the last call."""
+        job = self._job
+        if job is None:
+            return None
+        done = job.bytes_done
+        received = max(done, min(self.bytes_resumed + self.bytes_fetched, job.record.length or 2**63))
+        if (done, received) == self._told:
+            return None
+        self._told = (done, received)
+        return Progress(
+            id=self._entry.id,
+            epoch=self._entry.epoch,
+            attempt=self._entry.attempt_count,
+            bytes_done=done,
+            bytes_received=received,
+            bytes_total=job.record.length,
+        )

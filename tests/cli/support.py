@@ -84,7 +84,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(PACKAGE_PARENT)}
 
 
-def _hear_interrupts() -> None:
+def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background hands its children an ignored one
 
 
@@ -98,7 +98,7 @@ def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_hear_interrupts,  # noqa: PLW1509  # a test process without threads of its own to be hurt
+        preexec_fn=hear_interrupts,  # noqa: PLW1509  # a test process without threads of its own to be hurt
     )
     with process:
         try:

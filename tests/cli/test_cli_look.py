@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +9,13 @@ import pytest
 from blake3 import blake3
 
 from engine import __version__
-from engine.cli import status
-from engine.cli.arguments import default_root
+from engine.cli.arguments import DURABILITIES, default_root
+from engine.cli.console import OutputLost, escape
+from engine.cli.ending import root_cause, status_of
 from engine.cli.main import main
-from engine.cli.text import escape, progress, rate, shown_url, size
+from engine.cli.text import progress, rate, shown_url, size
 from engine.errors import EngineClosed, InvalidRequest, NoSpace, StoreBusy, StoreUnusable, UnknownEntry
+from engine.model.records import Durability
 from tests.cli.support import LARGE, SMALL, Said, WatchedOrigin
 
 Cli = Callable[..., Said]
@@ -155,6 +155,22 @@ def test_the_default_root_is_the_users_data_folder(monkeypatch: pytest.MonkeyPat
     assert default_root() == "/home/someone/.local/share/offline-engine"
 
 
+def test_a_relative_path_from_a_folder_that_is_gone(
+    cli: Cli, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    said = cli("get", "http://h/x", "--output", "film")
+
+    assert (said.code, said.out) == (2, "")
+    assert "argument --output: the current folder cannot be used: No such file or directory" in said.err
+    assert not root.exists()
+    assert cli("list").code == 0  # of an absolute root
+
+
 def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capfd.readouterr().out == f"offline-engine {__version__}\n"
@@ -166,15 +182,21 @@ def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
 def test_an_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
-    short = cli("get", "--input", "-")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
-    monkeypatch.setenv("OFFLINE_ENGINE_TRACEBACK", "1")
-    long = cli("get", "--input", "-")
+    def broken(_arguments: object) -> int:
+        raise ZeroDivisionError("a\x1b[0m")
 
-    assert (short.code, len(short.err.splitlines())) == (1, 1)
-    assert short.err.startswith("offline-engine: unexpected UnicodeDecodeError: ")
+    monkeypatch.setattr("engine.cli.list.run", broken)
+    short = cli("list")
+    monkeypatch.setenv("OFFLINE_ENGINE_TRACEBACK", "1")
+    long = cli("list")
+
+    said = "offline-engine: unexpected ZeroDivisionError: a\\x1b[0m; set OFFLINE_ENGINE_TRACEBACK=1 for more\n"
+    assert (short.code, short.err) == (1, said)
     assert "Traceback" in long.err
+
+
+def test_the_durabilities_to_choose_from_are_those_there_are() -> None:
+    assert tuple(durability.value for durability in Durability) == DURABILITIES
 
 
 @pytest.mark.parametrize(
@@ -185,21 +207,22 @@ def test_an_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(
         (NoSpace("x"), 3),
         (UnknownEntry("x"), 1),
         (BrokenPipeError(), 141),
+        (OutputLost("x"), 1),
         (KeyboardInterrupt(), 130),
         (ZeroDivisionError(), None),
     ],
 )
 def test_status_of_an_error(error: BaseException, expected: int | None) -> None:
-    assert status.status_of(error) == expected
+    assert status_of(error) == expected
 
 
 def test_the_cause_in_a_group_is_the_one_that_brought_the_others() -> None:
     cause = StoreUnusable("the disk is gone")
     group = BaseExceptionGroup("", [EngineClosed("x"), BaseExceptionGroup("", [cause])])
 
-    assert status.root_cause(group) is cause
+    assert root_cause(group) is cause
     bug = ZeroDivisionError()
-    assert status.root_cause(BaseExceptionGroup("", [EngineClosed("x"), bug])) is bug
+    assert root_cause(BaseExceptionGroup("", [EngineClosed("x"), bug])) is bug
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_an_interrupted_get_resumes(
     assert took_s < DEFAULT_CONFIG.close_timeout_s  # the last commit was made, not given up
     assert said.err == "interrupted: 1 of 1 are resumable; run the same command again\n"
     assert (said.object["state"], said.object["error"]) == ("pending", None)
+    assert said.object["bytes_total"] == len(LARGE)
     listed = cli("list", "--json").object
     assert (listed["state"], listed["reason"], listed["bytes_total"]) == ("pending", "shutdown", len(LARGE))
     assert 0 < listed["bytes_done"] < len(LARGE)
@@ -170,6 +171,28 @@ def test_bars_are_drawn_on_a_terminal_only(root: Path, origin: WatchedOrigin, op
     assert "\x1b" not in out
     assert (b"large.bin" in seen and b"iB/s" in seen) == drawn
     assert bool(seen) == drawn
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_line_above_the_bars_is_not_broken(root: Path, origin: WatchedOrigin, term: str) -> None:
+    origin.bytes_per_s = 4 * SLOW
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command("--root", root, "get", origin.url("/large.bin")),
+        env={**environment(), "TERM": term, "COLUMNS": "40"},
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    seen = b""
+    while more := read_screen(screen):
+        seen += more
+    os.close(screen)
+
+    assert process.wait(TIMEOUT_S) == 0
+    path = root / "files" / "large.bin"
+    assert f"done {path}  12.0 MiB (12.0 MiB in ".encode() in seen
 
 
 def read_screen(screen: int) -> bytes:

@@ -6,12 +6,10 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import lmdb
@@ -22,6 +20,7 @@ from engine.errors import NoSpace, StaleEpoch, StoreUnusable
 from engine.store.opening import open_raw
 from engine.store.state_store import StateStore
 from tests.store.helpers import CHUNK, add_running, child, commit, cv, open_store, read_line, run_child
+from tests.support.mounts import TinyTmpfs
 
 WRITER = """
 store = open_store(root, Config(map_bytes=1 << 18))
@@ -203,21 +202,10 @@ def test_writes_of_many_threads_are_let_in_one_at_a_time(store: StateStore) -> N
     assert store.held_runs("a", 0, 1000) == [(0, 1000)]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB of its own."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", where], check=False).returncode
-    ):
-        pytest.skip("needs the right to mount")
-    yield where
-    subprocess.run(["umount", where], check=True)
-
-
-def test_d4_a_full_disk_is_no_space_nothing_is_claimed_and_space_heals_it(small_disk: Path) -> None:
+def test_d4_a_full_disk_is_no_space_nothing_is_claimed_and_space_heals_it(
+    tiny_tmpfs: Callable[[int], TinyTmpfs],
+) -> None:
+    small_disk = tiny_tmpfs(1 << 20).path
     root = str(small_disk / "library")
     store = open_store(root)
     add_running(store, chunks=100000)
@@ -265,8 +253,7 @@ store.close()
 )
 def test_l8_l9_a_failing_system_call_never_loses_an_acknowledged_commit(root: str, call: str, when: int) -> None:
     """EIO in LMDB's data or meta writes or its sync: that one commit is told as failed, and the store goes on."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not there")
+    assert shutil.which("strace") is not None, "this test injects errors with strace: install the package 'strace'"
     inject = ("-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={when}")
     said = run_child(FAILING, root, "strace", "-f", "-qq", "-o", "/dev/null", *inject)
     assert said == "11 StoreUnusable"

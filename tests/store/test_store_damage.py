@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import Config
-from engine.errors import BadRecord, StaleEpoch, StoreCorrupt
+from engine.errors import BadRecord, EntryExists, StaleEpoch, StoreCorrupt
 from engine.files.filesystem import FileSystem
 from engine.model.chunks import BITS_PER_PAGE, CVS_PER_PAGE
 from engine.model.states import Event, State
@@ -125,6 +125,31 @@ def test_l10_a_damaged_entry_is_named_left_out_and_can_be_removed(root: str, at:
     store.close()
 
 
+@pytest.mark.parametrize("add", ["add", "add_missing"])
+def test_l10_a_new_entry_takes_the_place_of_a_damaged_one(root: str, add: str) -> None:
+    """It is noted, nothing of it stays, and its late results, of whatever epoch, are not the new one's."""
+    store = open_store(root)
+    add_running(store, "a")
+    store.add(entry("b"))
+    store.close()
+    spoil(root, Table.ENTRIES, lambda key: key == entry_key("a"))
+    store = open_store(root)
+    placed = store.add(entry("a")) if add == "add" else store.add_missing([entry("a")])[0]
+    assert placed is not None
+    assert [(damage.table, damage.entry_id) for damage in store.take_damages()] == [("entries", "a")]
+    assert store.get("a") == placed
+    assert [found.id for found in store.list()] == ["b", "a"]
+    assert store.parts("a") == ()
+    assert store.counts()[State.PENDING] == 2
+    store.put_part("a", placed.epoch, part())
+    for epoch in range(1, 100):
+        assert store.commit_chunks([commit("a", [1], epoch=epoch)]) == [None]
+    with pytest.raises(EntryExists):
+        store.add(entry("a"))
+    assert store.add_missing([entry("a")]) == [None]
+    store.close()
+
+
 @pytest.mark.parametrize("table", [Table.BY_SEQUENCE, Table.BY_STATE])
 def test_l10_damaged_indexes_are_told_and_can_be_made_anew(root: str, table: Table) -> None:
     store = open_store(root)
@@ -189,12 +214,18 @@ def test_l10_damaged_parts_are_found_and_dropped(root: str) -> None:
     assert [found.id for found in store.damaged_parts()] == ["a"]
     with pytest.raises(StaleEpoch):
         store.drop_parts("a", 2)
-    store.drop_parts("a", 1)
+    assert store.drop_parts("a", 1).epoch == 2
     assert store.damaged_parts() == []
     assert store.parts("a") == ()
     assert store.bitmap("a", 0, 100).held == 0
     assert {entry_id for entry_id, _, _ in store.unsynced()} == {"b", "c"}
-    assert store.put_part("a", 1, part()).chunks_done == 0
+    with pytest.raises(StaleEpoch):
+        store.put_part("a", 1, part())
+    assert store.put_part("a", 2, part()).chunks_done == 0
+    assert store.commit_chunks([commit("a", [1])]) == [None], "a late commit of the dropped part"
+    (record,) = store.commit_chunks([commit("a", [1], epoch=2)])
+    assert record is not None
+    assert record.chunks_done == 1
     assert store.parts("c")[0].chunks_done == 1
     store.close()
 

@@ -90,7 +90,7 @@ class Rig:
 async def rig(config: Config = CONFIG) -> AsyncIterator[Rig]:
     journal: list[tuple[str, object]] = []
     store, files = FakeStore(journal), FakeFiles(journal)
-    committer = Committer(config, cast("StateStore", store), files, trio.CapacityLimiter(1), "boot")
+    committer = Committer(config, cast("StateStore", store), files, trio.to_thread.run_sync, "boot")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
         yield Rig(committer, store, files, journal)
@@ -250,7 +250,7 @@ async def test_a_commit_that_was_begun_is_finished_before_the_end() -> None:
     journal: list[tuple[str, object]] = []
     store, files = FakeStore(journal), FakeFiles(journal)
     committer = Committer(
-        replaced(commit_interval_s=0.0), cast("StateStore", store), files, trio.CapacityLimiter(1), "boot"
+        replaced(commit_interval_s=0.0), cast("StateStore", store), files, trio.to_thread.run_sync, "boot"
     )
     it = Rig(committer, store, files, journal)
     job = it.job()

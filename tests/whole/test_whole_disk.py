@@ -280,7 +280,7 @@ async def test_the_folder_of_the_target_is_a_file(library: Path, tmp_path: Path)
     (tmp_path / "music").write_bytes(b"a file")
     async with serve(PAYLOAD) as origin:
         outcome = await run(library, DownloadRequest(url=origin.url(), destination=str(tmp_path / "music" / "x.bin")))
-    assert_failed(outcome, "target_gone")
+    assert_failed(outcome, "target_invalid")
     assert (tmp_path / "music").read_bytes() == b"a file"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from engine import DownloadRequest, Durability, Progress, State, StateChanged, open_engine
 from engine.files.filesystem import FileSystem
@@ -43,6 +44,13 @@ def held_chunks(library: Path) -> list[int]:
     return [index for first, count in claim.runs for index in range(first, first + count)]
 
 
+async def until_held(library: Path, count: int) -> None:
+    """Wait until so many chunks are committed by the engine of another process, which has begun to receive."""
+    with trio.fail_after(30):
+        while sum(claim.part.chunks_done for claim in claims(library)) < count:  # noqa: ASYNC110  # of another process
+            await trio.sleep(0.02)
+
+
 async def after_power_cut(
     library: Path, processes: EngineProcesses, durability: Durability, harm: Callable[[str, list[int]], None]
 ) -> tuple[Outcome, int]:
@@ -53,7 +61,8 @@ async def after_power_cut(
             root=str(library), url=origin.url(), report=str(library.parent / "report"), durability=durability.value
         )
         pid = await processes.start(job)
-        await origin.until_sent(16 * BIG_CHUNK)
+        await origin.until_sent(4 * BIG_CHUNK)
+        await until_held(library, 12)
         assert await processes.kill(pid) == -9
         held = held_chunks(library)
         assert len(held) > 8
@@ -151,7 +160,8 @@ async def test_the_recovery_after_a_power_cut_ends_early(
             root=str(library), url=origin.url(), report=str(library.parent / "report"), durability=durability.value
         )
         pid = await processes.start(job)
-        await origin.until_sent(16 * BIG_CHUNK)
+        await origin.until_sent(4 * BIG_CHUNK)
+        await until_held(library, 12)
         assert await processes.kill(pid) == -9
         held = held_chunks(library)
         harm(claims(library)[0].path, held)
