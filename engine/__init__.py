@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         StoreError,
         StoreTooNew,
         StoreUnusable,
+        TargetInvalid,
+        TooManyFiles,
         TransferError,
         UnknownEntry,
     )
@@ -90,6 +92,8 @@ __all__ = [
     "StoreTooNew",
     "StoreUnusable",
     "Subscription",
+    "TargetInvalid",
+    "TooManyFiles",
     "TransferError",
     "UnknownEntry",
     "Validation",
@@ -105,7 +109,8 @@ _HOMES = {
     "engine.engine": "Download Engine open_engine",
     "engine.errors": (
         "DownloadFailed EngineClosed EngineError EventsLost Fault ForkedProcess IllegalTransition IntegrityError"
-        " InternalError InvalidRequest StoreBusy StoreCorrupt StoreError StoreTooNew StoreUnusable TransferError"
+        " InternalError InvalidRequest StoreBusy StoreCorrupt StoreError StoreTooNew StoreUnusable"
+        " TargetInvalid TooManyFiles TransferError"
         " UnknownEntry"
     ),
     "engine.model.events": "EngineEvent Progress Recovered StateChanged",

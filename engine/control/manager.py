@@ -19,6 +19,7 @@ from engine.control.requests import changes_of, entry_of, merge, split_fields
 from engine.control.runs import Runs
 from engine.control.verify import Health, validate
 from engine.errors import (
+    BadRecord,
     IntegrityError,
     InvalidRequest,
     TargetExists,
@@ -26,7 +27,7 @@ from engine.errors import (
 )
 from engine.files.reading import digest_of_path
 from engine.model.events import Recovered
-from engine.model.records import DownloadEntry, DownloadRequest, ErrorRecord
+from engine.model.records import DownloadEntry, DownloadRequest, ErrorRecord, OfflineEntry
 from engine.model.states import Event, Reason, State
 from engine.store.state_store import PendingLine
 from engine.transfer.services import Services
@@ -88,7 +89,7 @@ class Manager:
 
     async def _ask(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         async with self.runs.alone(asked.id):
-            entry = self._services.store.get(asked.id)
+            entry = await self._known(asked.id)
             if entry is not None and not await self._stop_to_change(entry, asked, secret):
                 return entry
             self._check_target(asked)
@@ -104,6 +105,15 @@ class Manager:
             if present.state is State.COMPLETED:
                 return await self._ask_completed(present, asked, secret)
             return await self._take_up(present, asked, secret)
+
+    async def _known(self, entry_id: str) -> DownloadEntry | None:
+        """The entry; None also for one whose record is damaged: nothing runs for it any more, and a new one takes its
+        place in the store."""
+        try:
+            return self._services.store.get(entry_id)
+        except BadRecord:
+            await self.runs.stop(entry_id)
+            return None
 
     async def _stop_to_change(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> bool:
         """False when what is asked for runs or waits for its turn already; otherwise nothing runs for the entry when
@@ -140,7 +150,7 @@ class Manager:
         """
         merge(entry, asked)
         services = self._services
-        offline = services.store.offline(entry.id)
+        offline = await self._offline(entry, asked)
         info = await services.work(services.files.stat_path, offline.path) if offline is not None else None
         if offline is None or info is None:
             return await self._fetch_anew(entry, asked, secret)
@@ -161,6 +171,18 @@ class Manager:
                 f"{offline.path} is complete, it has {offline.size} bytes, expected {asked.expected_length}"
             )
         return entry
+
+    async def _offline(self, entry: DownloadEntry, asked: DownloadEntry) -> OfflineEntry | None:
+        """What is on record of the finished file. None when that is damaged, and the file may be fetched anew: it is
+        gone, or the very bytes that were downloaded, or is to be overwritten."""
+        services = self._services
+        try:
+            return services.store.offline(entry.id)
+        except BadRecord as error:
+            found = await services.work(validate, services.store, services.files, entry)
+            if not asked.overwrite and found.health not in {Health.VALID, Health.MISSING}:
+                raise TargetExists(f"{error}, and so may be its file: {found.message}") from error
+            return None
 
     async def _fetch_anew(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         entry = await self._moves.move(entry, Event.REPAIR, completed_at=None)

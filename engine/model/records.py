@@ -51,8 +51,11 @@ class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     connections: int | None = None
 
     def __repr__(self) -> str:
-        """Without headers and query strings: both may carry credentials."""
-        return f"DownloadRequest(url={self.url.split('?')[0]!r}, id={self.id!r})"
+        """Without headers, userinfo and query strings: all may carry credentials."""
+        scheme, mark, rest = str(self.url).partition("?")[0].partition("://")
+        authority, slash, path = rest.partition("/")
+        url = f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"
+        return f"DownloadRequest(url={url!r}, id={self.id!r})"
 
 
 class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,12 @@ class Table(Enum):
     BY_STATE = b"by_state"
     UNSYNCED = b"unsynced"
     SUSPECTS = b"suspects"
+    BY_SCOPE = b"by_scope"
+    GROUPS = b"groups"
+    MEMBERS = b"members"
+    LINKS = b"links"
+    INBOX = b"inbox"
+    TOMBSTONES = b"tombstones"
 
     __hash__ = object.__hash__  # members are looked up for every value; Enum's own hash is Python code
 
@@ -58,6 +64,10 @@ KEY_SIZES: Final = {
     Table.BY_STATE: STATE_KEY_BYTES + _NUMBER.size,
     Table.UNSYNCED: PART_KEY_BYTES,
     Table.SUSPECTS: 2 * _NUMBER.size,
+    Table.BY_SCOPE: KEY_BYTES + _NUMBER.size,
+    Table.GROUPS: KEY_BYTES,
+    Table.INBOX: _NUMBER.size,
+    Table.TOMBSTONES: KEY_BYTES,
 }
 
 _SEEDS: Final = {table: zlib.crc32(bytes([FORMAT]) + table.value) for table in Table}
@@ -132,6 +142,11 @@ def number_of(key: bytes) -> int:
     """The number in the last eight bytes of a key."""
     number: int = _NUMBER.unpack_from(key, len(key) - _NUMBER.size)[0]
     return number
+
+
+def scope_key(scope: str) -> bytes:
+    """The prefix of a scope in the by-scope index; a scope may be of any length."""
+    return blake3(scope.encode()).digest(length=KEY_BYTES)
 
 
 def state_key(state: str) -> bytes:

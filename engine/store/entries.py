@@ -1,4 +1,4 @@
-"""Entries and their two indexes: whole changes inside one transaction."""
+"""Entries and their three indexes: whole changes inside one transaction."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from engine.errors import BadRecord, EntryExists, InvalidRequest, StaleEpoch, St
 from engine.model.records import DownloadEntry, OfflineEntry
 from engine.model.states import NEW_EPOCH, Event, Reason, State, advance
 from engine.store import parts
-from engine.store.codec import Table, decode, encode, entry_key, number_key, number_of, state_key
+from engine.store.codec import Table, decode, encode, entry_key, number_key, number_of, scope_key, state_key
 from engine.store.txn import Txn
 
 _NEXT_SEQUENCE: Final = b"next_sequence"
+_INDEXES: Final = (Table.BY_SEQUENCE, Table.BY_STATE, Table.BY_SCOPE)
 _EPOCH_GAP_BITS: Final = 16  # more epochs than an entry ever has
 # What only `transition` and `add` may set.
 _GUARDED: Final = frozenset({"id", "state", "epoch", "sequence", "created_at"})
@@ -79,8 +80,8 @@ def add_missing(txn: Txn, entry: DownloadEntry) -> DownloadEntry | None:
     epoch = entry.epoch + (sequence << _EPOCH_GAP_BITS) if damaged else entry.epoch
     placed = msgspec.structs.replace(entry, sequence=sequence, epoch=epoch)
     txn.put(Table.ENTRIES, key, encode(placed))
-    txn.put(Table.BY_SEQUENCE, number_key(placed.sequence), key)
-    txn.put(Table.BY_STATE, _state_place(placed), key)
+    for table, place in _places(placed):
+        txn.put(table, place, key)
     return placed
 
 
@@ -148,12 +149,12 @@ def remove(txn: Txn, entry_id: str) -> None:
     try:
         entry = require(txn, entry_id)
     except BadRecord:  # noted by find(); its places are not known then, so they are looked for
-        for table in (Table.BY_SEQUENCE, Table.BY_STATE):
+        for table in _INDEXES:
             for place in [place for place, owner in txn.walk(table) if owner is not None and bytes(owner) == key]:
                 txn.delete(table, place)
     else:
-        txn.delete(Table.BY_SEQUENCE, number_key(entry.sequence))
-        txn.delete(Table.BY_STATE, _state_place(entry))
+        for table, place in _places(entry):
+            txn.delete(table, place)
     txn.delete(Table.ENTRIES, key)
     txn.delete(Table.OFFLINE, key)
 
@@ -194,7 +195,7 @@ class PendingLine(msgspec.Struct, frozen=True):
 def pending(txn: Txn) -> list[PendingLine]:
     """A line for every PENDING entry, in order of adding. Damaged ones are noted and left out."""
     found: list[PendingLine] = []
-    for place, key in txn.walk(Table.BY_STATE, state_key(State.PENDING.value)):
+    for _, key in txn.walk(Table.BY_STATE, state_key(State.PENDING.value)):
         if key is None:
             continue
         owned = bytes(key)
@@ -206,7 +207,7 @@ def pending(txn: Txn) -> list[PendingLine]:
             detail = "an index names an entry that is not there"
         except BadRecord as error:
             detail = str(error)
-        txn.note(Table.ENTRIES, owned, number_key(number_of(place)).hex(), detail)
+        txn.note(Table.ENTRIES, owned, "", detail)
     return found
 
 
@@ -220,24 +221,45 @@ def counts(txn: Txn) -> dict[State, int]:
 
 
 def indexes_sound(txn: Txn) -> bool:
-    """Whether every line of both indexes is sound; the others are noted."""
-    damaged = sum(payload is None for table in (Table.BY_SEQUENCE, Table.BY_STATE) for _, payload in txn.walk(table))
+    """Whether every line of the indexes is sound; the others are noted."""
+    damaged = sum(payload is None for table in _INDEXES for _, payload in txn.walk(table))
     return damaged == 0
 
 
 def rebuild_indexes(txn: Txn) -> int:
-    """Make both indexes anew from the entries, after damage to one; returns how many sound entries there are."""
-    txn.clear(Table.BY_SEQUENCE)
-    txn.clear(Table.BY_STATE)
+    """Make the indexes anew from the entries, after damage to one; returns how many sound entries there are."""
+    for table in _INDEXES:
+        txn.clear(table)
     sound = 0
     for key, payload in txn.walk(Table.ENTRIES):
         if payload is None:
             continue
-        entry = decode(payload, DownloadEntry)
-        txn.put(Table.BY_SEQUENCE, number_key(entry.sequence), key)
-        txn.put(Table.BY_STATE, _state_place(entry), key)
+        for table, place in _places(decode(payload, DownloadEntry)):
+            txn.put(table, place, key)
         sound += 1
     return sound
+
+
+def index_scopes(txn: Txn) -> None:
+    """Schema 2: entries are found by scope too. Damaged ones are noted when they are met."""
+    for key, payload in txn.walk(Table.ENTRIES):
+        if payload is None:
+            continue
+        try:
+            entry = decode(payload, DownloadEntry)
+        except BadRecord as error:
+            txn.note(Table.ENTRIES, key, "", str(error))
+        else:
+            txn.put(Table.BY_SCOPE, _scope_place(entry), key)
+
+
+def of_scope(txn: Txn, scope: str) -> Iterator[DownloadEntry]:
+    """The sound entries of a scope, in order of adding; do not change them while it runs."""
+    prefix = scope_key(scope)
+    for _, key in txn.walk(Table.BY_SCOPE, prefix):
+        entry = _at(txn, bytes(key)) if key is not None else None
+        if entry is not None and entry.scope == scope:
+            yield entry
 
 
 def _from(txn: Txn, state: State | None, first: int) -> Iterator[DownloadEntry]:
@@ -266,6 +288,19 @@ def _at(txn: Txn, key: bytes) -> DownloadEntry | None:
         detail = str(error)
     txn.note(Table.ENTRIES, key, "", detail)
     return None
+
+
+def _places(entry: DownloadEntry) -> tuple[tuple[Table, bytes], ...]:
+    """Where the indexes name the entry."""
+    return (
+        (Table.BY_SEQUENCE, number_key(entry.sequence)),
+        (Table.BY_STATE, _state_place(entry)),
+        (Table.BY_SCOPE, _scope_place(entry)),
+    )
+
+
+def _scope_place(entry: DownloadEntry) -> bytes:
+    return scope_key(entry.scope) + number_key(entry.sequence)
 
 
 def _state_place(entry: DownloadEntry) -> bytes:

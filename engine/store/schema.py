@@ -15,12 +15,13 @@ import lmdb
 
 from engine.errors import StoreCorrupt, StoreTooNew
 from engine.files.filesystem import FileSystem
+from engine.store import entries
 from engine.store.codec import Table
 from engine.store.damage import DamageLog
 from engine.store.opening import open_handles, open_raw
 from engine.store.txn import Txn
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _KEY: Final = b"schema"
 _MAGIC: Final = b"offline-engine"
 _LAYOUT: Final = struct.Struct(f">{len(_MAGIC)}sII")
@@ -28,7 +29,9 @@ _LAYOUT: Final = struct.Struct(f">{len(_MAGIC)}sII")
 Migration = Callable[[Txn], None]
 
 # From version N to N + 1. Steps only add; each runs in one transaction with the new version number.
-MIGRATIONS: dict[int, Migration] = {}
+MIGRATIONS: dict[int, Migration] = {
+    1: entries.index_scopes,  # 2: entries by scope; groups, links, commands and tombstones (empty tables)
+}
 
 
 def read_version(environment: lmdb.Environment) -> int:

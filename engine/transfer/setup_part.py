@@ -6,6 +6,7 @@ inode.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 
@@ -99,15 +100,25 @@ def place(
 
 
 async def allocate(
-    services: Services, entry: DownloadEntry, representation: Representation, url: Url, previous: PartRecord | None
+    services: Services,
+    entry: DownloadEntry,
+    representation: Representation,
+    url: Url,
+    previous: PartRecord | None,
+    *,
+    first_generation: int = 1,
 ) -> PartJob:
-    """A new generation of the entry's part, empty and open, its blocks reserved."""
+    """A new generation of the entry's part, empty and open, its blocks reserved. ``first_generation``: its number when
+    there is no ``previous`` part; beyond 1 there was one whose record is lost, and what it left is dropped as well."""
     durable = is_durable(entry)
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
     final_name = claim(services, entry, folder, final_name)
     await services.work(prepare_folder, services.files, folder, durable=durable)
     replaces, replaces_version = _published_file(previous)
-    generation = previous.generation + 1 if previous is not None else 1
+    generation = previous.generation + 1 if previous is not None else first_generation
+    leftovers: tuple[str, ...] = ()
+    if previous is None and first_generation > 1:
+        leftovers = await services.work(_leftovers, services.files, folder, entry_tag(entry.id))
     record = PartRecord(
         generation=generation,
         folder=folder,
@@ -116,7 +127,7 @@ async def allocate(
         length=representation.length,
         chunk_bytes=chunk_bytes_for(representation.length, services.config),
         representation=representation,
-        superseded=_superseded(previous, folder),
+        superseded=leftovers or _superseded(previous, folder),
         replaces=replaces,
         replaces_version=replaces_version,
     )
@@ -164,6 +175,11 @@ async def _create(services: Services, record: PartRecord, *, durable: bool) -> t
             raise
     await services.work(remove_part, files, record.folder, quarantined)
     return await services.work(create_part, *arguments, durable=durable), ()
+
+
+def _leftovers(files: FileSystem, folder: str, tag: str) -> tuple[str, ...]:
+    """The entry's unfinished files in the folder, by their names."""
+    return tuple(sorted(name for name in files.names(folder) if name.startswith(f".oe-{tag}-")))
 
 
 def _superseded(previous: PartRecord | None, folder: str) -> tuple[str, ...]:
@@ -243,9 +259,12 @@ def bad_chunks(
     among: Iterable[int] | None = None,
 ) -> list[int]:
     """Held chunks (of those in ``among``) whose bytes on disk do not hash to what is recorded, or have no good
-    record."""
+    record, or cannot be read (EIO). Raises OSError when none of several can be read: then the device is away, and
+    nothing is known of its bytes."""
     wanted = set(among) if among is not None else None
     bad = []
+    tried = 0
+    unreadable: list[OSError] = []
     for first, count in held.runs():
         for page in range(first, first + count, CVS_PER_PAGE):
             end = min(page + CVS_PER_PAGE, first + count)
@@ -257,9 +276,18 @@ def bad_chunks(
                 if wanted is not None and index not in wanted:
                     continue
                 at = (index - page) * CV_BYTES
-                data = files.read_at(file.fd, grid.size(index), grid.offset(index))
+                tried += 1
+                try:
+                    data = files.read_at(file.fd, grid.size(index), grid.offset(index))
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    unreadable.append(error)
+                    data = b""
                 if not cvs or chunk_digest(data, grid, index) != cvs[at : at + CV_BYTES]:
                     bad.append(index)
+    if len(unreadable) == tried > 1:
+        raise unreadable[0]
     return bad
 
 

@@ -79,6 +79,7 @@ class Transfer:
         self.completed: DownloadEntry | None = None
         self._job: PartJob | None = None
         self._previous: PartRecord | None = None
+        self._first_generation = 1
         self.bytes_resumed = 0
         self.bytes_committed = 0
 
@@ -142,7 +143,7 @@ class Transfer:
             if self._entry.attempt_count > 1 or self.fresh:  # before the first attempt there is none
                 parts = self._services.store.parts(self._entry.id)
         except BadRecord:  # nothing is known of it any more: a new part takes its place
-            parts = ()
+            self._first_generation = int(self._services.now())  # none that a late commit of the old one could name
         self._previous = parts[0] if parts else None
         if self._previous is None or self.fresh:
             return None
@@ -168,7 +169,12 @@ class Transfer:
             return
         try:
             job = self._job = await allocate(
-                self._services, self._entry, answer.representation, exchange.url, self._previous
+                self._services,
+                self._entry,
+                answer.representation,
+                exchange.url,
+                self._previous,
+                first_generation=self._first_generation,
             )
             self.fresh = False
         except BaseException:

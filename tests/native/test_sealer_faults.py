@@ -92,8 +92,6 @@ def test_a_pipe_is_reported(either: Sealer, pool: BufferPool) -> None:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a tmpfs")
     place = tmp_path / "tiny"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=65536", "tmpfs", place], check=True)
