@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import time
+import sys
 
-import trio
-
-from benchmarks.measure import median
+from benchmarks.bench import Bench
+from benchmarks.facts import Fact, paired
 from benchmarks.origin import serving
-from engine import DownloadRequest, Durability, open_engine
+from benchmarks.report import Report
+from benchmarks.turns import OUTPUT, Contender, in_turns
+from benchmarks.whole_file import FLOOR, NAME, SYNCED_FLOOR, floors
 
-GIB = 1 << 30
-
-
-async def _once(root: str, url: str, durability: Durability) -> tuple[float, float]:
-    async with open_engine(root, resume=False) as engine:
-        wall, cpu = time.perf_counter(), time.process_time()
-        download = await engine.offline(DownloadRequest(url=url, durability=durability, connections=4))
-        await download.wait()
-        return time.perf_counter() - wall, time.process_time() - cpu
+MODES = {"relaxed": FLOOR, "strict": SYNCED_FLOOR}  # and what each is measured by
 
 
-def measure(rounds: int, size: int = GIB) -> dict[str, object]:
-    """Median wall and CPU seconds of ``offline`` to ``wait``, after one warm-up."""
-    report: dict[str, object] = {}
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder, serving(folder) as origin:
-        origin.add("big.bin", size)
-        root = os.path.join(folder, "library")
-        for durability in (Durability.RELAXED, Durability.STRICT):
-            costs = []
-            for _ in range(rounds + 1):
-                shutil.rmtree(root, ignore_errors=True)
-                costs.append(trio.run(_once, root, origin.url("big.bin"), durability))
-            report[durability.value] = {
-                "wall_s": round(median([wall for wall, _ in costs[1:]]), 3),
-                "cpu_s": round(median([cpu for _, cpu in costs[1:]]), 3),
+def measure(bench: Bench) -> Report:
+    """Wall and CPU seconds from ``offline`` to the end of ``wait``, and the wall time over that of the whole floor."""
+    report, connections = Report(), bench.scale.connections
+    with serving(bench.workspace.folder("origin")) as origin:
+        origin.add(NAME, bench.scale.whole_bytes)
+
+        def command(durability: str, folder: str) -> list[str]:
+            return [
+                *(sys.executable, "-m", "benchmarks.drive", "--root", os.path.join(folder, "library")),
+                *("--out", os.path.join(folder, OUTPUT), "--durability", durability),
+                *("--connections", str(connections), origin.url(NAME)),
+            ]
+
+        own = [
+            Contender(mode, (NAME,), lambda folder, mode=mode: command(mode, folder))  # type: ignore[misc]
+            for mode in MODES
+        ]
+        racing = [each for pair in zip(own, floors(bench, origin, connections), strict=True) for each in pair]
+        outcome = in_turns(bench, origin, racing)
+    report.take(outcome)
+    for mode, floor in MODES.items():
+        if mode in outcome.costs:
+            told = [cost.told() for cost in outcome.costs[mode]]
+            walls = [each["work_s"] for each in told]
+            report.rows[mode] = {
+                "wall_s": Fact.of(walls),
+                "cpu_s": Fact.of([each["work_cpu_s"] for each in told]),
+                "open_s": Fact.of([each["open_s"] for each in told]),
             }
+            if floor in outcome.costs:
+                report.rows[mode]["times_floor"] = paired(walls, [cost.wall_s for cost in outcome.costs[floor]])
     return report

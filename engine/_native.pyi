@@ -124,9 +124,18 @@ class Sealer:
     def fileno(self) -> int:
         """The eventfd; readable exactly while results wait. Raises ValueError after :meth:`close`."""
     def submit(
-        self, ticket: int, fd: int, buffer: ChunkBuffer, length: int, offset: int, leaf_counter: int, root: bool
+        self,
+        ticket: int,
+        fd: int,
+        buffer: ChunkBuffer,
+        length: int,
+        offset: int,
+        leaf_counter: int,
+        root: bool,
+        early: bool = False,
     ) -> None:
-        """Hash ``buffer[:length]`` and write it to ``fd`` at ``offset``.
+        """Hash ``buffer[:length]`` and write it to ``fd`` at ``offset``; with ``early`` also have the kernel begin to
+        bring it to the disk, without waiting, so that the sync that follows is short.
 
         ``fd`` -1 hashes only. ``root`` asks for the root hash (the chunk is the whole file: ``leaf_counter`` 0) instead
         of the CV. The buffer counts one view until its result is drained. The caller keeps ``fd`` open until then.

@@ -326,7 +326,9 @@ cdef class Sealer:
     def fileno(self):
         return oe_sealer_eventfd(self.usable())
 
-    def submit(self, ticket, fd, ChunkBuffer buffer not None, length, offset, leaf_counter, bint root):
+    def submit(
+        self, ticket, fd, ChunkBuffer buffer not None, length, offset, leaf_counter, bint root, bint early=False
+    ):
         cdef oe_seal seal
         seal.ticket = whole(ticket, "ticket", INT64_MIN)
         seal.fd = whole(fd, "fd", -1, INT32_MAX)
@@ -334,6 +336,7 @@ cdef class Sealer:
         seal.offset = whole(offset, "offset", 0, INT64_MAX - <int64_t>seal.length)
         seal.leaf_counter = whole(leaf_counter, "leaf_counter", 0, 0 if root else LEAVES_MAX - 1)
         seal.root = root
+        seal.early = early
         check_subtree(seal.length, seal.leaf_counter)
         if buffer.memory is NULL:
             raise ValueError("the chunk buffer was given back to its pool")

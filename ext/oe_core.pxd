@@ -32,6 +32,7 @@ cdef extern from "sealer.h" nogil:
         int64_t ticket
         int fd
         bint root
+        bint early
         const uint8_t *data
         size_t length
         uint64_t offset

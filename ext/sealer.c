@@ -4,6 +4,7 @@
 #include "blake3_tree.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -99,6 +100,9 @@ static void seal_one(oe_sealer *sealer, oe_seal *seal)
         pthread_mutex_lock(turn);
         seal->error = write_all(seal->fd, seal->data, seal->length, seal->offset);
         pthread_mutex_unlock(turn);
+        /* Only advice: what cannot be written is told by the sync that counts. */
+        if (seal->error == 0 && seal->early)
+            (void)sync_file_range(seal->fd, (off_t)seal->offset, (off_t)seal->length, SYNC_FILE_RANGE_WRITE);
     }
 }
 

@@ -15,6 +15,7 @@ typedef struct {
     int64_t ticket;
     int fd; /* -1: hash only */
     bool root;
+    bool early; /* begin the write-back at once: somebody is going to wait for it */
     const uint8_t *data;
     size_t length;
     uint64_t offset;

@@ -116,7 +116,15 @@ class InlineSealer:
         return self._eventfd
 
     def submit(
-        self, ticket: int, fd: int, buffer: ChunkBuffer, length: int, offset: int, leaf_counter: int, root: bool
+        self,
+        ticket: int,
+        fd: int,
+        buffer: ChunkBuffer,
+        length: int,
+        offset: int,
+        leaf_counter: int,
+        root: bool,
+        early: bool = False,  # noqa: ARG002  # nothing to see of it from here
     ) -> None:
         eventfd = self.fileno()
         if not 0 < length <= len(buffer) or not 0 <= offset <= (1 << 63) - 1 - length or (root and leaf_counter != 0):

@@ -29,6 +29,7 @@ class SealerFace(Protocol):
         offset: int,
         leaf_counter: int,
         root: bool,
+        early: bool = False,
     ) -> None: ...
     def drain(self) -> list[tuple[int, int, bytes, int]]: ...
     def close(self) -> list[tuple[int, int, bytes, int]]: ...
@@ -78,7 +79,7 @@ class Sealing:
         ticket = self._next_ticket
         self._next_ticket += 1
         leaf_counter = offset // native.LEAF_BYTES
-        self._sealer.submit(ticket, job.file.fd, buffer, size, offset, leaf_counter, sole)
+        self._sealer.submit(ticket, job.file.fd, buffer, size, offset, leaf_counter, sole, job.durable)
         self._tickets[ticket] = (job, index, size, buffer)
         job.seals += 1
 

@@ -1,0 +1,62 @@
+"""What ours is measured beside: where each is found, and how to install what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+EXTRA = "pip install -e '.[bench]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A program (``is_module`` False) or a Python library, and the command that installs it."""
+
+    name: str
+    install: str
+    is_module: bool = False
+    version_words: tuple[str, ...] = ("--version",)
+
+    @property
+    def present(self) -> bool:
+        """Whether it can be used here."""
+        if self.is_module:
+            return importlib.util.find_spec(self.name) is not None
+        return shutil.which(self.name) is not None
+
+    @property
+    def lack(self) -> str:
+        """What to tell when it is missing."""
+        return f"{self.name} is missing: {self.install}"
+
+    def version(self) -> str:
+        """The version as it tells it itself, or ``missing``."""
+        if not self.present:
+            return "missing"
+        if self.is_module:
+            return importlib.metadata.version(self.name)
+        done = subprocess.run([self.name, *self.version_words], capture_output=True, text=True, check=True)
+        return (done.stdout or done.stderr).strip().splitlines()[0]
+
+
+ALL = (
+    Peer("cc", "apt-get install gcc libc6-dev"),
+    Peer("curl", "apt-get install curl"),
+    Peer("aria2c", "apt-get install aria2"),
+    Peer("wget2", "apt-get install wget2"),
+    Peer("b3sum", "apt-get install b3sum"),
+    Peer("httpx", EXTRA, is_module=True),
+    Peer("aiohttp", EXTRA, is_module=True),
+    Peer("pypdl", EXTRA, is_module=True),
+)
+BY_NAME = {peer.name: peer for peer in ALL}
+# For the curves and the micro-benchmarks; no contender needs them.
+TOOLS = (Peer("matplotlib", EXTRA, is_module=True), Peer("pytest_benchmark", EXTRA, is_module=True))
+
+
+def missing(names: tuple[str, ...]) -> list[str]:
+    """What to tell of those of these peers that are not there."""
+    return [BY_NAME[name].lack for name in names if not BY_NAME[name].present]
