@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import ssl
+from functools import partial
 
 import trio
 
@@ -27,6 +28,8 @@ from engine.net.url import Origin
 # This side ran out of something (N21, N22): not the host's fault.
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _OWN_LIMITS = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+TLS_SESSIONS_MAX = 256  # origins
 
 # OpenSSL's numbers for what is wrong with a certificate, in words a user can act on.
 _CERTIFICATE_FAULTS = {
@@ -52,6 +55,7 @@ class Dialer:
         self._config = config
         self._cafile = cafile
         self._context: ssl.SSLContext | None = None
+        self._sessions: dict[Origin, ssl.SSLSession] = {}
         self.label = "system" if cafile is None else f"cafile:{cafile}"
 
     async def connect(self, origin: Origin) -> Link:
@@ -69,7 +73,15 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
-        return Link(sock)
+        return Link(sock, partial(self._keep_session, origin) if context is not None else None)
+
+    def _keep_session(self, origin: Origin, session: ssl.SSLSession) -> None:
+        """The next connections to the origin can do without a certificate and a round trip. In memory only, and only
+        as long as a session counts (RFC 8446 section 4.6.1: a week at most; OpenSSL's own limit is two hours)."""
+        self._sessions.pop(origin, None)
+        self._sessions[origin] = session
+        if len(self._sessions) > TLS_SESSIONS_MAX:
+            del self._sessions[next(iter(self._sessions))]
 
     async def _connect_tcp(self, origin: Origin) -> socket.socket:
         with trio.move_on_after(self._config.connect_timeout_s):
@@ -86,7 +98,11 @@ class Dialer:
 
     async def _start_tls(self, plain: socket.socket, context: ssl.SSLContext, origin: Origin) -> ssl.SSLSocket:
         sock = context.wrap_socket(
-            plain, do_handshake_on_connect=False, suppress_ragged_eofs=False, server_hostname=origin.host
+            plain,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+            server_hostname=origin.host,
+            session=self._sessions.get(origin),
         )
         try:
             with trio.move_on_after(self._config.tls_timeout_s):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections.abc import Callable
 
 import trio
 
@@ -18,12 +19,19 @@ class Link:
     """Owns ``sock`` (connected, non-blocking; TLS already agreed) and closes it. Every failure of the line is raised as
     ConnectionLost, use after :meth:`close` as EngineClosed."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, keep_session: Callable[[ssl.SSLSession], None] | None = None) -> None:
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
+        self._keep_session = keep_session
+        self._broken: ConnectionLost | None = None
         self._wants_write = False
         self._closed = False
         self.receive_calls = 0
+
+    @property
+    def resumed(self) -> bool:
+        """Whether TLS was agreed by an earlier session, without a certificate sent again."""
+        return isinstance(self._sock, ssl.SSLSocket) and bool(self._sock.session_reused)
 
     @property
     def closed(self) -> bool:
@@ -52,6 +60,8 @@ class Link:
         """Receive what is there: at least 1 byte, 0 at the end of the stream, None when there is nothing yet. The end
         of a TLS stream without its closing message is ConnectionLost (N17)."""
         self._refuse_closed()
+        if self._tls:
+            return self._receive_records(view)
         self.receive_calls += 1
         try:
             return self._sock.recv_into(view)
@@ -62,6 +72,34 @@ class Link:
         except OSError as error:
             raise ConnectionLost(f"the connection broke while receiving: {_reason(error)}") from error
         return None
+
+    def _receive_records(self, view: memoryview) -> int | None:
+        """As many TLS records as are there: each call gives one of at most 16 KiB, so they are asked for in one loop.
+        What breaks the line behind some bytes is told by the next call."""
+        if self._broken is not None:
+            raise self._broken
+        receive = self._sock.recv_into
+        total, size = 0, len(view)
+        try:
+            while total < size:
+                self.receive_calls += 1
+                count = receive(view[total:])
+                if count == 0:
+                    break  # asked again, it is the end again
+                total += count
+        except ssl.SSLWantReadError:
+            self._wants_write = False
+            return total or None
+        except ssl.SSLWantWriteError:
+            self._wants_write = True
+            return total or None
+        except OSError as error:
+            broken = ConnectionLost(f"the connection broke while receiving: {_reason(error)}")
+            broken.__cause__ = error
+            if total == 0:
+                raise broken from error
+            self._broken = broken
+        return total
 
     async def wait_ready(self) -> None:
         """Wait until the last call that could not go on may succeed."""
@@ -79,6 +117,10 @@ class Link:
         await trio.lowlevel.checkpoint_if_cancelled()
         while (count := self.receive_nowait(view)) is None:
             await self.wait_ready()
+        if self._keep_session is not None and isinstance(self._sock, ssl.SSLSocket):
+            keep, self._keep_session = self._keep_session, None
+            if count and self._sock.session is not None:  # its tickets came before the first bytes
+                keep(self._sock.session)
         return count
 
     def set_low_water(self, count: int) -> None:

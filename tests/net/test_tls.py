@@ -196,3 +196,36 @@ async def test_c18_cancelled_in_the_handshake(cafile: str) -> None:
         nursery.cancel_scope.cancel()
     assert repr(client.pool) == "<Pool active=0 connecting=0 idle=0 opened=0>"
     await client.aclose()
+
+
+async def test_a_second_connection_resumes_the_session_of_the_first(authority: trustme.CA, cafile: str) -> None:
+    client = Client(QUICK, cafile=cafile)
+    tls = server_side(authority.issue_cert(NAME, "127.0.0.1"))
+    async with serve(lambda _: [answer(b"x" * 100)], tls=tls, host=NAME) as server:
+        assert await fetch(client, server.base) == b"x" * 100
+        origin = parse_url(server.base).origin
+        again = await client.pool.acquire(origin, fresh=True)
+        other = await client.pool.acquire(parse_url(server.base.replace(NAME, "127.0.0.1")).origin)
+        assert again._link.resumed
+        assert not other._link.resumed, "a session belongs to the name that its certificate was checked for"
+        client.pool.release(again, reusable=False)
+        client.pool.release(other, reusable=False)
+        again.close()
+        other.close()
+    await client.aclose()
+
+
+async def test_a_line_that_breaks_behind_some_records_gives_them_first(authority: trustme.CA, cafile: str) -> None:
+    """The bytes that came count, then the break is told, however often it is asked."""
+    client = Client(QUICK, cafile=cafile)
+    tls = server_side(authority.issue_cert(NAME))
+    body = os.urandom(300 * 1024)
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    steps: list[Step] = [head + body[: 200 * 1024], 0.05, End.CLOSE]
+    async with serve(lambda _: steps, tls=tls, host=NAME) as server, client.get(parse_url(server.base)) as exchange:
+        with pytest.raises(ConnectionLost):
+            await exchange.fill(memoryview(bytearray(len(body))))
+        assert 0 < exchange.received <= 200 * 1024
+        with pytest.raises(ConnectionLost):
+            await exchange.fill(memoryview(bytearray(10)))
+    await client.aclose()
