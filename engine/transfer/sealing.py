@@ -1,7 +1,7 @@
 """The way between the event loop and the native sealer: buffers out, chunks in, results back.
 
-One task watches the sealer's eventfd. Buffers come from one fixed pool; when none is free a fetcher waits, its socket
-fills up and TCP pushes back: that is the engine's memory bound (DESIGN section 4).
+One task watches the sealer's eventfd. Buffers come out of one budget; when none is free a fetcher waits, its socket
+fills up and TCP pushes back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import trio
 
 from engine import native
 from engine.config import Config
+from engine.transfer.buffers import Buffers
 from engine.transfer.part_job import PartJob
 
 
@@ -46,29 +47,24 @@ class Sealing:
     """
 
     def __init__(self, config: Config, on_sealed: OnSealed, sealer: SealerFace | None = None) -> None:
-        self._pool = native.BufferPool(config.buffer_count, config.chunk_bytes)
-        self._sealer = sealer or native.Sealer(config.seal_threads, config.buffer_count)
+        self._buffers = Buffers(config)
+        self._sealer = sealer or native.Sealer(config.seal_threads, self._buffers.most)
         self._on_sealed = on_sealed
-        self._waiting = trio.lowlevel.ParkingLot()
         self._tickets: dict[int, tuple[PartJob, int, int, native.ChunkBuffer]] = {}
         self._next_ticket = 0
 
     @property
-    def buffers_free(self) -> int:
-        """Buffers that nobody holds."""
-        return self._pool.free
+    def bytes_free(self) -> int:
+        """Bytes of buffers that nobody holds."""
+        return self._buffers.bytes_free
 
-    async def acquire(self) -> native.ChunkBuffer:
-        """A free buffer; waits in turn while all are out."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while (buffer := self._pool.acquire()) is None:
-            await self._waiting.park()
-        return buffer
+    async def acquire(self, size: int) -> native.ChunkBuffer:
+        """A buffer for a chunk of ``size`` bytes; waits in turn while all are out."""
+        return await self._buffers.acquire(size)
 
     def release(self, buffer: native.ChunkBuffer) -> None:
         """Give back a buffer that was not submitted."""
-        buffer.release()
-        self._waiting.unpark()
+        self._buffers.release(buffer)
 
     def submit(self, job: PartJob, index: int, buffer: native.ChunkBuffer, size: int, *, sole: bool) -> None:
         """Seal ``buffer[:size]`` as chunk ``index``; the buffer belongs to the sealer from here on.

@@ -40,7 +40,7 @@ class Rig:
         self.job = PartJob("a", 1, record, self.file, grid, Bitmap(grid.count), durable=False)
 
     async def put(self, index: int, data: bytes) -> None:
-        buffer = await self.sealing.acquire()
+        buffer = await self.sealing.acquire(CHUNK)
         with memoryview(buffer) as view:
             view[: len(data)] = data
         self.sealing.submit(self.job, index, buffer, len(data), sole=self.job.grid.sole)
@@ -73,7 +73,7 @@ async def test_what_is_put_is_on_disk_and_hashed(tmp_path: Path, rigs: list[Rig]
     root = digests[0] if rig.job.grid.sole else native.root_from_cvs(b"".join(digests))
     assert root.hex() == hash_of(payload)
     assert sum(size for _, size, _ in rig.results) == length
-    assert rig.sealing.buffers_free == CONFIG.buffer_count
+    assert rig.sealing.bytes_free == CONFIG.buffer_count * CHUNK
 
 
 async def test_no_more_buffers_than_the_pool_has(tmp_path: Path, rigs: list[Rig]) -> None:
@@ -81,18 +81,18 @@ async def test_no_more_buffers_than_the_pool_has(tmp_path: Path, rigs: list[Rig]
     rig = Rig(tmp_path, CHUNK)
     rigs.append(rig)
     sealing = rig.sealing
-    held = [await sealing.acquire() for _ in range(CONFIG.buffer_count)]
+    held = [await sealing.acquire(CHUNK) for _ in range(CONFIG.buffer_count)]
     served: list[str] = []
 
     async def wait(name: str) -> None:
-        held.append(await sealing.acquire())
+        held.append(await sealing.acquire(CHUNK))
         served.append(name)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait, "first")
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0.01) as gone:
-            await sealing.acquire()
+            await sealing.acquire(CHUNK)
         assert gone.cancelled_caught
         nursery.start_soon(wait, "second")
         await trio.testing.wait_all_tasks_blocked()
@@ -105,7 +105,7 @@ async def test_no_more_buffers_than_the_pool_has(tmp_path: Path, rigs: list[Rig]
         assert served == ["first", "second"]
     for buffer in held:
         sealing.release(buffer)
-    assert sealing.buffers_free == CONFIG.buffer_count
+    assert sealing.bytes_free == CONFIG.buffer_count * CHUNK
 
 
 async def test_a_write_that_fails_ends_the_job(tmp_path: Path, rigs: list[Rig]) -> None:
@@ -128,7 +128,7 @@ async def test_a_write_that_fails_ends_the_job(tmp_path: Path, rigs: list[Rig]) 
     assert rig.job.error is not None
     assert rig.job.error.code == "no_space"
     assert rig.job.scope.cancel_called
-    assert rig.sealing.buffers_free == CONFIG.buffer_count
+    assert rig.sealing.bytes_free == CONFIG.buffer_count * CHUNK
 
 
 async def test_closing_answers_for_all_that_is_under_way(tmp_path: Path, rigs: list[Rig]) -> None:
