@@ -26,6 +26,7 @@ from benchmarks import (
     many,
     micro_suite,
     planning,
+    responsive,
     results,
     whole_file,
 )
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Report]] = {
     "https": whole_file.measure_https,
     "in-process": in_process.measure,
     "chunk-size": chunk_size.measure,
+    "responsive": responsive.measure,
     "memory": whole_file.measure_memory,
     "kill": kill.measure,
 }

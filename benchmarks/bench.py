@@ -29,6 +29,7 @@ class Scale:
     entry_counts: tuple[int, ...] = (1, 1_000, 10_000, 100_000)
     chunk_sizes: tuple[int, ...] = tuple((256 * KIB) << step for step in range(6))
     plan_bytes: int = 1 << 40
+    slow_disk_bytes: int = 128 * MIB
 
     def quick(self) -> Scale:
         """A smoke run: everything is done, and no number of it means anything."""
@@ -43,6 +44,7 @@ class Scale:
             entry_counts=(1, 100, 1000),
             chunk_sizes=(256 * KIB, MIB),
             plan_bytes=1 << 34,
+            slow_disk_bytes=16 * MIB,
         )
 
 

@@ -53,6 +53,7 @@ TARGETS = (
     Target("kernel", "AVX2 path, rate of the blake3 package", "avx2_of_package", at_least=0.45),
     Target("kernel", "SSE2 path, rate of the blake3 package", "sse2_of_package", at_least=0.2),
     Target("plan", "plan of 1 TiB with random holes, ms", "ready_ms", at_most=50),
+    Target("responsive", "a disk that hangs, ms that a task waits for its turn, p99", "late_p99_ms", at_most=10),
     Target("kill", "after kill -9, MiB fetched again beyond the bound", "lost_over_bound_mib", at_most=0),
     Target("kill", "after kill -9, MiB of files read again", "read_again_mib", at_most=0.5),
 )

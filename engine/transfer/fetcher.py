@@ -161,7 +161,7 @@ def hold_to_range(exchange: Exchange, answer: Answer) -> None:
 async def receive_chunk(services: Services, exchange: Exchange, job: PartJob, index: int) -> None:
     """Receive the bytes of one chunk and hand them to the sealer."""
     size = job.grid.size(index)
-    buffer = await services.sealing.acquire()
+    buffer = await services.sealing.acquire(size)
     try:
         received = await _fill(exchange, buffer, 0, size)
         if received < size:
@@ -175,7 +175,7 @@ async def receive_chunk(services: Services, exchange: Exchange, job: PartJob, in
 
 async def discard(services: Services, exchange: Exchange, count: int) -> None:
     """Receive and forget ``count`` bytes."""
-    buffer = await services.sealing.acquire()
+    buffer = await services.sealing.acquire(min(count, services.config.chunk_bytes))
     try:
         while count > 0:
             received = await _fill(exchange, buffer, 0, min(count, len(buffer)))
@@ -208,7 +208,7 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, 
     while True:
         if index % CHUNKS_PER_SPACE_CHECK == 0:
             await services.work(check_free_space, services.files, job.file.folder_fd, 0, services.config)
-        buffer = await services.sealing.acquire()
+        buffer = await services.sealing.acquire(chunk)
         try:
             received = len(carried)
             if carried:

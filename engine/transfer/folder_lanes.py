@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from engine.errors import StorageError
+from engine.errors import StorageError, storage_error
 from engine.files.part_file import PartFile, sync_folder
 from engine.transfer.combiner import Combiner, outcome_of
 
@@ -32,7 +32,7 @@ class FolderLanes:
         self._lanes: dict[tuple[str, bool], Combiner] = {}
 
     async def create(self, folder: str, call: Callable[[], _Result]) -> _Result:
-        """Run ``call``, which creates something in ``folder``."""
+        """Run ``call``, which looks at names in ``folder`` or creates one. Raises StorageError."""
         result: _Result = await self._run(folder, False, _all_of, call)
         return result
 
@@ -51,6 +51,8 @@ class FolderLanes:
             lane = self._lanes[key] = Combiner(run_batch, self._limiter, CALLS_PER_FOLDER)
         try:
             return await lane.do(call)
+        except OSError as error:
+            raise storage_error(error, f"folder {folder}") from error
         finally:
             if lane.idle:
                 self._lanes.pop(key, None)

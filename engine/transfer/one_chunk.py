@@ -48,7 +48,7 @@ async def fetch_one_chunk(
     """
     size = answer.representation.length or 0
     try:
-        buffer = await services.sealing.acquire()
+        buffer = await services.sealing.acquire(size)
     except BaseException:
         source.done(exchange)
         raise

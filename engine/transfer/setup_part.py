@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from functools import partial
 
 from blake3 import blake3
 from msgspec.structs import replace
@@ -55,7 +56,7 @@ async def check_target(services: Services, entry: DownloadEntry, previous: PartR
     if entry.overwrite:
         await services.work(check_replaceable, services.files, folder, name)
         return
-    if await services.work(_is_taken, services, folder, name, previous):
+    if await services.lanes.create(folder, partial(_is_taken, services, folder, name, previous)):
         raise TargetExists(f"{entry.destination} exists already")
 
 
