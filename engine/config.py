@@ -81,7 +81,7 @@ class Config:
 
     # Sockets: one wake-up per this many bytes once a connection is fast, and a bounded amount per turn of the loop.
     receive_low_water_bytes: int = 256 * KIB
-    receive_turn_bytes: int = 2 * MIB
+    receive_turn_bytes: int = 512 * KIB
 
     # Store.
     map_bytes: int = 1 * GIB  # sparse; grows by doubling when full
