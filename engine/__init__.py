@@ -16,9 +16,14 @@ TYPE_CHECKING = False  # type checkers take it for true; the module that usually
 if TYPE_CHECKING:
     from engine.config import Config
     from engine.control.attempts import RunStats
+    from engine.control.explain import Explanation
+    from engine.control.groups import GroupChange, Refusal
+    from engine.control.health import DownloadHealth
     from engine.control.hub import Subscription
+    from engine.control.maintenance import MaintenanceReport
+    from engine.control.scopes import ScopeReset
     from engine.control.verify import Health, Validation
-    from engine.engine import Download, Engine, open_engine
+    from engine.engine import Download, Engine
     from engine.errors import (
         DownloadFailed,
         EngineClosed,
@@ -30,17 +35,23 @@ if TYPE_CHECKING:
         IntegrityError,
         InternalError,
         InvalidRequest,
+        PoisonError,
+        ScopeResetting,
         StoreBusy,
         StoreCorrupt,
         StoreError,
         StoreTooNew,
         StoreUnusable,
+        Superseded,
         TargetInvalid,
         TooManyFiles,
         TransferError,
         UnknownEntry,
+        UnknownGroup,
     )
-    from engine.model.events import EngineEvent, Progress, Recovered, StateChanged
+    from engine.model.events import EngineEvent, MaintenanceDone, Progress, Recovered, Removed, Snapshot, StateChanged
+    from engine.model.groups import GroupRecord, GroupRequest, GroupSort, GroupState, GroupStatus, Member, MemberSort
+    from engine.model.paging import Page
     from engine.model.records import (
         Attempt,
         DownloadEntry,
@@ -52,6 +63,7 @@ if TYPE_CHECKING:
         Representation,
     )
     from engine.model.states import Event, Reason, State
+    from engine.opening import open_engine
 
 __version__ = "0.1.0"
 
@@ -61,6 +73,7 @@ __all__ = [
     "Download",
     "DownloadEntry",
     "DownloadFailed",
+    "DownloadHealth",
     "DownloadRequest",
     "Durability",
     "Engine",
@@ -70,20 +83,38 @@ __all__ = [
     "ErrorRecord",
     "Event",
     "EventsLost",
+    "Explanation",
     "Fault",
     "ForkedProcess",
+    "GroupChange",
+    "GroupRecord",
+    "GroupRequest",
+    "GroupSort",
+    "GroupState",
+    "GroupStatus",
     "Health",
     "IllegalTransition",
     "IntegrityError",
     "InternalError",
     "InvalidRequest",
+    "MaintenanceDone",
+    "MaintenanceReport",
+    "Member",
+    "MemberSort",
     "OfflineEntry",
+    "Page",
     "PartRecord",
+    "PoisonError",
     "Progress",
     "Reason",
     "Recovered",
+    "Refusal",
+    "Removed",
     "Representation",
     "RunStats",
+    "ScopeReset",
+    "ScopeResetting",
+    "Snapshot",
     "State",
     "StateChanged",
     "StoreBusy",
@@ -92,10 +123,12 @@ __all__ = [
     "StoreTooNew",
     "StoreUnusable",
     "Subscription",
+    "Superseded",
     "TargetInvalid",
     "TooManyFiles",
     "TransferError",
     "UnknownEntry",
+    "UnknownGroup",
     "Validation",
     "open_engine",
 ]
@@ -104,20 +137,28 @@ __all__ = [
 _HOMES = {
     "engine.config": "Config",
     "engine.control.attempts": "RunStats",
+    "engine.control.explain": "Explanation",
+    "engine.control.groups": "GroupChange Refusal",
+    "engine.control.health": "DownloadHealth",
     "engine.control.hub": "Subscription",
+    "engine.control.maintenance": "MaintenanceReport",
+    "engine.control.scopes": "ScopeReset",
     "engine.control.verify": "Health Validation",
-    "engine.engine": "Download Engine open_engine",
+    "engine.engine": "Download Engine",
     "engine.errors": (
-        "DownloadFailed EngineClosed EngineError EventsLost Fault ForkedProcess IllegalTransition IntegrityError"
-        " InternalError InvalidRequest StoreBusy StoreCorrupt StoreError StoreTooNew StoreUnusable"
-        " TargetInvalid TooManyFiles TransferError"
-        " UnknownEntry"
+        "DownloadFailed EngineClosed EngineError EventsLost Fault ForkedProcess "
+        "IllegalTransition IntegrityError InternalError InvalidRequest PoisonError ScopeResetting "
+        "StoreBusy StoreCorrupt StoreError StoreTooNew StoreUnusable Superseded "
+        "TargetInvalid TooManyFiles TransferError UnknownEntry UnknownGroup "
     ),
-    "engine.model.events": "EngineEvent Progress Recovered StateChanged",
+    "engine.model.events": "EngineEvent MaintenanceDone Progress Recovered Removed Snapshot StateChanged",
+    "engine.model.groups": "GroupRecord GroupRequest GroupSort GroupState GroupStatus Member MemberSort",
+    "engine.model.paging": "Page",
     "engine.model.records": (
-        "Attempt DownloadEntry DownloadRequest Durability ErrorRecord OfflineEntry PartRecord Representation"
+        "Attempt DownloadEntry DownloadRequest Durability ErrorRecord OfflineEntry PartRecord Representation "
     ),
     "engine.model.states": "Event Reason State",
+    "engine.opening": "open_engine",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

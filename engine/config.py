@@ -21,7 +21,9 @@ ZERO_ALLOWED = frozenset(
     {
         *("free_space_reserve_bytes", "idle_connections_per_host", "idle_connection_s", "redirects_max"),
         *("interim_responses_max", "trailer_bytes_max", "retry_after_s_max", "backoff_base_s", "backoff_max_s"),
-        *("commit_interval_s", "parallel_bytes_min", "receive_low_water_bytes"),
+        *("commit_interval_s", "parallel_bytes_min", "receive_low_water_bytes", "records_only"),
+        *("entries_per_host", "connections_per_host"),
+        *("scope_quota_bytes", "evict_least_recent", "maintenance_delay_s", "orphan_grace_s", "stale_entry_days"),
     }
 )
 MOMENT_S = 0.001
@@ -55,7 +57,10 @@ class Config:
     connections_per_entry: int = 4  # safe with unknown CDNs
     connections_per_entry_max: int = 16
     connections_max: int = 32
+    connections_per_host: int = 0  # 0: as many as in all
     entries_at_once: int = 5
+    entries_per_host: int = 0  # 0: as many as at once; with less, nobody waits behind one slow host
+    records_only: bool = False  # nothing runs: for who only changes entries, and leaves at once
     idle_connections_per_host: int = 16
     idle_connection_s: float = 30.0
 
@@ -78,6 +83,16 @@ class Config:
 
     # Space.
     free_space_reserve_bytes: int = 64 * MIB  # kept free beside the file itself, for the store and everyone else
+    scope_quota_bytes: int = 0  # what the files of one scope may take together; 0 for no such bound
+    evict_least_recent: bool = False  # a download is no cache: finished files only make room when the host says so
+    space_check_interval_s: float = 5.0  # how soon an entry that waits for space is looked at again; doubling
+    space_check_interval_max_s: float = 60.0
+
+    # Clean-up.
+    maintenance_interval_s: float = 6 * 3600.0
+    maintenance_delay_s: float = 300.0  # after the start, which has better to do
+    orphan_grace_s: float = 3600.0  # a file that nothing knows is left alone while it is younger
+    stale_entry_days: float = 30.0  # what failed and cancelled entries hold on disk is kept this long; 0 for ever
 
     # Sockets: one wake-up per this many bytes once a connection is fast, and a bounded amount per turn of the loop.
     receive_low_water_bytes: int = 256 * KIB
@@ -88,10 +103,22 @@ class Config:
     attempts_kept: int = 20
     progress_interval_s: float = 0.25
     settle_interval_s: float = 30.0  # how soon the data of relaxed files is synced behind their back
+    reconcile_interval_s: float = 30.0  # how soon what is on record and what runs are brought together again
+
+    # Commands of other processes.
+    inbox_commands_max: int = 10_000  # waiting ones; a sender beyond that is refused
+    inbox_at_once: int = 64  # commands, and entries of a command for all, that are changed at the same time
+    inbox_look_interval_s: float = 1.0  # the promise to who rings in vain: a file system without sockets
+    inbox_result_kept_s: float = 3600.0  # who asked has fetched it long before
 
     # Retry: full jitter, doubling. The counter starts again with every committed chunk.
     backoff_base_s: float = 0.5
     backoff_max_s: float = 60.0
+
+    @property
+    def running_max(self) -> int:
+        """How many entries may run."""
+        return 0 if self.records_only else self.entries_at_once
 
     def __post_init__(self) -> None:
         for name in ("chunk_bytes", "small_chunk_bytes"):
@@ -110,7 +137,7 @@ class Config:
             raise InvalidRequest("connections_per_entry must be between 1 and connections_per_entry_max")
         for name in self.__slots__:
             value = getattr(self, name)
-            least = 0 if name in ZERO_ALLOWED else 1 if isinstance(value, int) else MOMENT_S
+            least = 0 if name in ZERO_ALLOWED else MOMENT_S if name.endswith("_s") else 1
             if not value >= least:
                 raise InvalidRequest(f"{name} must be at least {least}, not {value}")
 

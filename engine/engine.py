@@ -1,38 +1,28 @@
-"""``open_engine()``: the one place that wires the floors together, in one nursery."""
+"""The face of an open engine: what a host calls. (``engine/opening.py`` makes one.)"""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import random
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
 
-import trio
-
-from engine.config import DEFAULT_CONFIG, Config
 from engine.control.attempts import RunStats
+from engine.control.explain import Explanation, explain
+from engine.control.groups import GroupChange, Groups
+from engine.control.health import DownloadHealth
 from engine.control.hub import EventHub, Subscription
+from engine.control.maintenance import MaintenanceReport
 from engine.control.manager import Manager
-from engine.control.recovery import Recovery
-from engine.control.settle import settle
+from engine.control.scopes import ScopeReset, Scopes
+from engine.control.upkeep import Upkeep
 from engine.control.verify import Validation, validate
-from engine.errors import DownloadFailed, StorageError, StoreCorrupt, StoreError, UnknownEntry, sole_error
-from engine.files.filesystem import FileSystem
+from engine.errors import DownloadFailed, InvalidRequest, StoreCorrupt, UnknownEntry
 from engine.model.events import Recovered
+from engine.model.groups import GroupRecord, GroupRequest, GroupSort, GroupStatus, Member, MemberSort
+from engine.model.paging import Page
 from engine.model.records import DownloadEntry, DownloadRequest, OfflineEntry, PartRecord
-from engine.model.states import Reason, State
-from engine.net.client import Client
-from engine.store.state_store import StateStore
-from engine.transfer.combiner import Combiner
-from engine.transfer.committer import Committer
-from engine.transfer.folder_lanes import FolderLanes
-from engine.transfer.sealing import Sealing
+from engine.model.states import Event, Reason, State
 from engine.transfer.services import Services
 
-LIBRARY_FOLDER = "files"
-WORKER_THREADS = 8  # for blocking file work; a stuck disk must not take trio's whole thread pool
+ListOfEntries = list[DownloadEntry]  # named here because `list` is a method of the class below
 
 
 class Download:
@@ -64,6 +54,9 @@ class Engine:
         self._services = services
         self._manager = manager
         self._hub = hub
+        self._groups = Groups(services, ask=manager.ask, ask_many=manager.ask_many, remove=manager.remove)
+        self._scopes = Scopes(services, self._groups, remove=manager.remove, remove_all=manager.remove_all)
+        self._upkeep = Upkeep(services, hub, manager)
         self.recovered = tuple(recovered)
 
     async def offline(self, request: DownloadRequest) -> Download:
@@ -72,6 +65,7 @@ class Engine:
         Asking again is idempotent: a complete entry stays as it is, an unfinished one resumes. Raises InvalidRequest
         before anything is done, IntegrityError when a complete file contradicts what is newly expected of it.
         """
+        await self._make_way([request])
         entry = await self._manager.ask(request)
         return Download(self, entry.id)
 
@@ -80,10 +74,13 @@ class Engine:
 
         Raises InvalidRequest before anything is done when one of them is not valid or two aim at one path.
         """
-        return [Download(self, entry.id) for entry in await self._manager.ask_many(requests)]
+        asked = list(requests)
+        await self._make_way(asked)
+        return [Download(self, entry.id) for entry in await self._manager.ask_many(asked)]
 
     async def wait(self, entry_id: str) -> OfflineEntry:
-        """See :meth:`Download.wait`. Raises UnknownEntry too."""
+        """See :meth:`Download.wait`; waits through pauses. Raises UnknownEntry too, and Superseded when the entry is
+        removed meanwhile."""
         entry = await self._manager.wait(entry_id)
         if entry.state is State.COMPLETED:
             offline = self._services.store.offline(entry_id)
@@ -132,23 +129,200 @@ class Engine:
         self._check_open()
         return self._services.store.list(state, after, limit)
 
-    async def validate_downloads(self, entry_ids: Iterable[str] | None = None) -> tuple[Validation, ...]:
-        """Read the finished files (or those of these entries) and compare every chunk with what was downloaded."""
+    async def pause(self, entry_id: str) -> DownloadEntry:
+        """Stop the entry, keeping its bytes; durably PAUSED when this returns. Only ``resume`` (or asking for it again)
+        lifts it, not a restart. Raises UnknownEntry, IllegalTransition."""
+        return await self._manager.pause(entry_id)
+
+    async def resume(self, entry_id: str) -> DownloadEntry:
+        """Have a paused entry go on from its bytes, whoever paused it. Raises UnknownEntry, IllegalTransition,
+        InvalidRequest when another entry has its destination now."""
+        return await self._manager.resume(entry_id)
+
+    async def cancel(self, entry_id: str) -> DownloadEntry:
+        """Give the entry up; of its unfinished files nothing is left. Raises UnknownEntry, IllegalTransition when it is
+        complete, StorageError when a file could not be deleted yet."""
+        return await self._manager.cancel(entry_id)
+
+    async def pause_all(self, scope: str | None = None) -> ListOfEntries:
+        """:meth:`pause` for all that wait or run (of a scope); returns those that are paused now."""
+        return await self._manager.for_all(Event.PAUSE, scope)
+
+    async def resume_all(self, scope: str | None = None) -> ListOfEntries:
+        """:meth:`resume` for all that are paused (of a scope); returns those that go on."""
+        return await self._manager.for_all(Event.RESUME, scope)
+
+    async def cancel_all(self, scope: str | None = None) -> ListOfEntries:
+        """:meth:`cancel` for all that are not complete (of a scope); returns those that are cancelled now."""
+        return await self._manager.for_all(Event.CANCEL, scope)
+
+    async def retry(self, entry_id: str) -> DownloadEntry:
+        """Try a failed entry again, or one that waits for its next try at once. Raises UnknownEntry,
+        IllegalTransition."""
+        return await self._manager.retry(entry_id)
+
+    async def retry_failed(self, scope: str | None = None) -> ListOfEntries:
+        """:meth:`retry` for all that failed (of a scope); returns those that go on."""
+        return await self._manager.retry_failed(scope)
+
+    async def prioritise(self, entry_id: str, priority: int, *, preempt: bool = False) -> DownloadEntry:
+        """Change when the entry's turn comes. ``preempt``: now, if need be in the place of one of lower priority, which
+        waits for its turn again. Raises UnknownEntry, InvalidRequest."""
+        return await self._manager.prioritise(entry_id, priority, preempt=preempt)
+
+    async def reconcile(self) -> tuple[Recovered, ...]:
+        """Compare what is on record with what runs, mend the difference, and tell what was mended. The engine does so
+        every ``reconcile_interval_s`` too. Raises StoreError."""
         self._check_open()
-        if entry_ids is None:
-            entries = [entry async for entry in self._all(State.COMPLETED)]
-        else:
-            entries = [await self.get(entry_id) for entry_id in entry_ids]
+        return tuple(await self._manager.runs.reconcile())
+
+    async def remove(self, entry_id: str, *, keep_file: bool = False) -> tuple[str, ...]:
+        """Take the entry away with its files (not the finished one with ``keep_file``), whatever it is doing. While
+        groups hold it, it stays for them: their ids are returned. Raises UnknownEntry, StorageError when it is gone but
+        a file could not be deleted yet."""
+        self._check_open()
+        if keep_file:
+            await self._manager.remove(entry_id, keep_file=True)
+            return ()
+        return await self._groups.release(entry_id)
+
+    async def remove_all(self, scope: str | None = None, *, keep_files: bool = False) -> int:
+        """Remove every entry (of a scope) with its files, whoever holds it; returns the bytes of the files deleted."""
+        return await self._manager.remove_all(scope, keep_files=keep_files)
+
+    async def explain(self, entry_id: str) -> Explanation:
+        """Why the entry is in its state, since when, what would move it and when it is tried next. Raises
+        UnknownEntry."""
+        return explain(await self.get(entry_id))
+
+    async def validate_downloads(
+        self, entry_ids: Iterable[str] | None = None, *, repair: bool = False
+    ) -> tuple[Validation, ...]:
+        """Read the finished files (or those of these entries) and compare every chunk with what was downloaded.
+
+        ``repair``: the bad chunks are fetched again into a copy, and the file stays readable until that takes its
+        place; this returns once the repairs run, ``wait`` tells their end.
+        """
+        self._check_open()
+        ids = [entry.id async for entry in self._all(State.COMPLETED)] if entry_ids is None else list(entry_ids)
+        if repair:
+            return tuple(await self._upkeep.repairs.repair_all(ids))
         services = self._services
+        entries = [await self.get(entry_id) for entry_id in ids]
         return tuple([await services.work(validate, services.store, services.files, entry) for entry in entries])
 
-    def events(self, entry_id: str | None = None) -> Subscription:
-        """Events of all entries, or of one, from now on."""
-        return self._hub.subscribe(entry_id)
+    async def repair(self, entry_id: str) -> Validation:
+        """Look at the finished file and fetch again what is bad of it; see :meth:`validate_downloads`."""
+        return await self._upkeep.repairs.repair(entry_id)
+
+    async def perform_maintenance_cleanup(self, *, dry_run: bool = False) -> MaintenanceReport:
+        """Remove what nothing needs any more: orphans, left-over parts, stale failed and cancelled entries. Tells what
+        was found, what was done and the bytes reclaimed; with ``dry_run`` nothing is done."""
+        self._check_open()
+        return await self._upkeep.maintenance.clean(dry_run=dry_run)
+
+    async def gc(
+        self, *, dry_run: bool = False, remove_stale: bool = False, everywhere: bool = False
+    ) -> MaintenanceReport:
+        """The clean-up, and eviction now. ``remove_stale``: the records of stale entries too. ``everywhere``: no other
+        library shares the folders of the caller's own."""
+        self._check_open()
+        return await self._upkeep.maintenance.gc(dry_run=dry_run, remove_stale=remove_stale, everywhere=everywhere)
+
+    async def get_download_health(self) -> DownloadHealth:
+        """Counts, rates, bytes wasted and reclaimed, the oldest waiting: one pass over all records in a thread."""
+        return await self._upkeep.health()
+
+    def set_quota(self, scope: str, quota_bytes: int | None) -> None:
+        """What the files of a scope may take while this engine is open; None: the configured quota."""
+        self._upkeep.space.set_quota(scope, quota_bytes)
+
+    async def pin(self, entry_id: str, pinned: bool = True) -> DownloadEntry:
+        """Never evict the entry's file, or do again. Raises UnknownEntry."""
+        return await self._upkeep.pin(entry_id, pinned)
+
+    async def expire(self, entry_id: str, at: float | None) -> OfflineEntry:
+        """Let the finished file go at that time (seconds since the epoch) unless it is pinned; None for never. Raises
+        UnknownEntry."""
+        return await self._upkeep.expire(entry_id, at)
+
+    async def add_group(self, request: GroupRequest) -> GroupChange:
+        """Have all of a group (an album, a playlist …) offline, or ask for it again. What one member refuses is told in
+        ``refused`` and stops no other. Raises InvalidRequest before anything is done, ScopeResetting."""
+        self._check_open()
+        return await self._groups.add(request)
+
+    async def set_group_members(
+        self, group_id: str, members: Iterable[tuple[DownloadRequest, int, int]], *, scope: str = ""
+    ) -> GroupChange:
+        """Make these (request, volume, position) the members: new ones are asked for, left-out ones lose their links
+        and go when nothing else holds them. Raises UnknownGroup, InvalidRequest, ScopeResetting."""
+        self._check_open()
+        return await self._groups.set_members(group_id, members, scope=scope)
+
+    async def remove_group(self, group_id: str, *, scope: str = "") -> GroupChange:
+        """Take a group away; members that nothing else holds are stopped and removed with their files. Idempotent."""
+        self._check_open()
+        return await self._groups.remove(group_id, scope=scope)
+
+    async def group(self, group_id: str, *, scope: str = "") -> GroupStatus:
+        """State, counts, bytes and shortfalls, derived from the members as they are now. Raises UnknownGroup."""
+        self._check_open()
+        return await self._groups.status(group_id, scope=scope)
+
+    async def groups(
+        self, *, scope: str = "", sort: GroupSort = GroupSort.TITLE, after: str | None = None, limit: int = 100
+    ) -> Page[GroupRecord]:
+        """At most ``limit`` (up to 10,000) groups of a scope behind the cursor ``after``. Raises InvalidRequest."""
+        self._check_open()
+        return await self._groups.page(scope=scope, sort=sort, after=after, limit=limit)
+
+    async def group_members(
+        self,
+        group_id: str,
+        *,
+        scope: str = "",
+        sort: MemberSort = MemberSort.PLACE,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[Member]:
+        """At most ``limit`` members behind the cursor ``after``. Raises UnknownGroup, InvalidRequest."""
+        self._check_open()
+        return await self._groups.members(group_id, scope=scope, sort=sort, after=after, limit=limit)
+
+    async def list_scope(
+        self, scope: str, *, state: State | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[DownloadEntry]:
+        """At most ``limit`` entries of a scope in order of adding, behind the cursor ``after``. Raises
+        InvalidRequest."""
+        self._check_open()
+        return await self._scopes.page(scope, state=state, after=after, limit=limit)
+
+    async def reset(self, scope: str) -> ScopeReset:
+        """Stop and remove everything of a scope; nothing new is let in meanwhile (ScopeResetting). When interrupted it
+        goes on at the next start. Raises StorageError, StoreError."""
+        self._check_open()
+        return await self._scopes.reset(scope)
+
+    def events(self, entry_id: str | None = None, *, snapshot: bool = False) -> Subscription:
+        """Events of all entries, or of one, from now on; with ``snapshot`` after the entries as they are, without a gap
+        between."""
+        return self._hub.subscribe(entry_id, snapshot=snapshot)
 
     def run_stats(self, entry_id: str) -> RunStats:
         """What this run of the engine did for the entry."""
         return self._manager.runs.stats(entry_id)
+
+    async def _make_way(self, requests: Sequence[DownloadRequest]) -> None:
+        """Their scopes are open, and what is asked for by itself is held by itself. Raises ScopeResetting; what is not
+        valid is refused by the manager, in words."""
+        self._check_open()
+        for request in requests:
+            if not isinstance(request, DownloadRequest):
+                raise InvalidRequest(f"a DownloadRequest is wanted, not {type(request).__name__}")
+        for scope in {request.scope for request in requests if isinstance(request.scope, str)}:
+            self._scopes.check_open(scope)
+        await self._groups.own(requests)
 
     async def _all(self, state: State | None) -> AsyncIterator[DownloadEntry]:
         after: str | None = None
@@ -159,125 +333,3 @@ class Engine:
 
     def _check_open(self) -> None:
         self._manager.runs.check_open()
-
-
-@asynccontextmanager
-async def open_engine(
-    root: str | os.PathLike[str],
-    *,
-    config: Config = DEFAULT_CONFIG,
-    cafile: str | None = None,
-    resume: bool = True,
-    files: FileSystem | None = None,
-    client: Client | None = None,
-    seed: int | None = None,
-) -> AsyncIterator[Engine]:
-    """An engine on the folder ``root`` (made when missing): an LMDB store and, for files without a destination,
-    ``files/``.
-
-    ``cafile``: trust these certificate authorities instead of the system's. ``resume``: take up every unfinished entry
-    at once. ``files``, ``client`` and ``seed`` are seams for tests. Leaving the block parks what still runs; the next
-    engine on the root takes it up. Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreUnusable, InvalidRequest.
-    """
-    path = _absolute(root)
-    files = files or FileSystem()
-    client = client or Client(config, cafile=cafile)
-    writer = trio.CapacityLimiter(1)
-    store = await trio.to_thread.run_sync(lambda: StateStore.open(path, config, files, now=time.time()), limiter=writer)
-    clean = False
-    try:
-        recovered = await trio.to_thread.run_sync(Recovery(store, files, time.time()).run, limiter=writer)
-        async with _running(path, config, files, client, store, writer, random.Random(seed), recovered) as engine:  # noqa: S311  # jitter
-            if resume:
-                engine.recovered += tuple(await engine._manager.resume_all())
-            yield engine
-        clean = True
-    finally:
-        # A mark of a clean end that cannot be written is missed by nobody: the next start looks closer.
-        with trio.CancelScope(shield=True), contextlib.suppress(StorageError, StoreError):
-            await trio.to_thread.run_sync(lambda: store.close(clean=clean), limiter=writer)
-
-
-@asynccontextmanager
-async def _running(
-    root: str,
-    config: Config,
-    files: FileSystem,
-    client: Client,
-    store: StateStore,
-    writer: trio.CapacityLimiter,
-    rng: random.Random,
-    recovered: list[Recovered],
-) -> AsyncIterator[Engine]:
-    """The engine's tasks. Outer nursery: sealing and commits; inner: entries, so that those end first and are
-    committed."""
-    hub = EventHub()
-    boot_id = store.session.boot_id
-    combined = Combiner(store.together, writer)
-    workers = trio.CapacityLimiter(WORKER_THREADS)
-    committer = Committer(config, store, files, combined.do, boot_id)
-    sealing = Sealing(config, committer.sealed)
-    services = Services(
-        config=config,
-        files=files,
-        store=store,
-        client=client,
-        sealing=sealing,
-        committer=committer,
-        writer=combined,
-        lanes=FolderLanes(workers),
-        workers=workers,
-        now=time.time,
-        rng=rng,
-        emit=hub.emit,
-        boot_id=boot_id,
-        library=os.path.join(root, LIBRARY_FOLDER),
-    )
-    raised: BaseException | None = None
-    try:
-        async with trio.open_nursery() as core, _outlasting(core, sealing.run, committer.run):
-            core.start_soon(settle, services)
-            async with trio.open_nursery() as entries:
-                manager = Manager(services, hub, entries)
-                core.start_soon(manager.runs.run)
-                try:
-                    yield Engine(services, manager, hub, recovered)
-                except BaseException as error:
-                    raised = error
-                    raise
-                finally:
-                    manager.runs.close()
-                    entries.cancel_scope.cancel()
-            core.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        if raised is not None and sole_error(group) is raised:
-            raise raised from raised.__cause__  # the caller's own exception, as if there were no nursery
-        raise
-    finally:
-        sealing.close()
-        hub.close()
-        with trio.CancelScope(shield=True):
-            await client.aclose()
-
-
-def _absolute(root: str | os.PathLike[str]) -> str:
-    return os.path.abspath(os.fspath(root))
-
-
-@asynccontextmanager
-async def _outlasting(nursery: trio.Nursery, *tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run the tasks for the block, shielded from a cancellation from outside: what the block still has to put in order
-    when it is cancelled needs them."""
-    scopes = [trio.CancelScope(shield=True) for _ in tasks]
-
-    async def run(scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
-        with scope:
-            await task()
-
-    for scope, task in zip(scopes, tasks, strict=True):
-        nursery.start_soon(run, scope, task)
-    try:
-        yield
-    finally:
-        for scope in scopes:
-            scope.cancel()

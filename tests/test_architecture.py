@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine.media",),
     ("engine.control",),
     ("engine.engine",),
+    ("engine.opening",),
     ("engine",),
     ("engine.serve", "engine.embed", "engine.cli"),
     ("engine.__main__",),

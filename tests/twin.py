@@ -124,7 +124,7 @@ class InlineSealer:
         offset: int,
         leaf_counter: int,
         root: bool,
-        early: bool = False,  # noqa: ARG002  # nothing to see of it from here
+        early: bool = False,  # nothing to see of it from here
     ) -> None:
         eventfd = self.fileno()
         if not 0 < length <= len(buffer) or not 0 <= offset <= (1 << 63) - 1 - length or (root and leaf_counter != 0):

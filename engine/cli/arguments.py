@@ -14,6 +14,16 @@ from engine.model.states import State
 
 # The values of Durability, whose module takes longer to import than all the rest of this one.
 DURABILITIES = ("strict", "relaxed")
+GROUP_SORTS = ("title", "added")  # the values of GroupSort, for the same reason
+COMMANDS = {
+    "pause": "stop, keeping every byte, until resumed",
+    "resume": "let paused entries go on",
+    "cancel": "give up, and drop what is unfinished",
+    "retry": "try failed entries again",
+    "remove": "drop entries and their files",
+    "prioritise": "let entries run before or behind others",
+}
+ANSWER_TIMEOUT_S = 30.0
 
 _EPILOG = """exit status: 0 all complete, 1 some failed or the output could not be written, 2 usage,
 3 store busy or unusable, 130 interrupted (and resumable), 141 the reader of the output is gone"""
@@ -76,8 +86,10 @@ def _parser() -> argparse.ArgumentParser:
         "--root", metavar="DIR", type=_path, help=f"folder of the library and its store (default: {_escaped_root()})"
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
-    for add in (_add_get, _add_list, _add_show, _add_verify, _add_demo):
-        verb = add(verbs)
+    added = [add(verbs) for add in (_add_get, _add_run, _add_list, _add_groups, _add_show)]
+    added += [_add_command(verbs, name) for name in COMMANDS]
+    added += [add(verbs) for add in (_add_verify, _add_gc, _add_health, _add_demo)]
+    for verb in added:
         verb.add_argument("--root", metavar="DIR", type=_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
@@ -125,9 +137,53 @@ def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     return get
 
 
+def _add_run(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        "run",
+        help="work the queue until it is empty",
+        description="Takes up every unfinished entry. Ctrl-C or SIGTERM ends it; everything stays resumable.",
+        allow_abbrev=False,
+    )
+    verb.add_argument("--forever", action="store_true", help="do not end when the queue is empty: wait for more")
+    verb.add_argument(
+        "--cacert", metavar="FILE", type=_path, help="trust these certificate authorities (PEM), not the system's"
+    )
+    verb.add_argument("--no-progress", action="store_true", help="no bars, no notes; results and errors only")
+    verb.add_argument("--json", action="store_true", help="one object a line, for each entry that ends")
+    return verb
+
+
+def _add_command(verbs: _Verbs[_Parser], name: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=COMMANDS[name],
+        description=f"{COMMANDS[name].capitalize()}. Done by the engine that runs, in whatever process, or here.",
+        allow_abbrev=False,
+    )
+    verb.add_argument("ids", nargs="*", metavar="ID")
+    verb.add_argument("--all", action="store_true", help="all entries that it can be done to")
+    verb.add_argument("--scope", metavar="SCOPE", help="with --all: only those of this scope")
+    if name == "remove":
+        verb.add_argument("--keep-file", action="store_true", help="leave finished files where they are")
+    if name == "prioritise":
+        verb.add_argument("--priority", metavar="N", type=int, required=True, help="higher runs first; 0 is usual")
+        verb.add_argument("--preempt", action="store_true", help="take the turn of a lower one that runs")
+    verb.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=ANSWER_TIMEOUT_S,
+        help="take it back when the engine does not answer so long (default: %(default)g)",
+    )
+    verb.add_argument("--json", action="store_true", help="one object a line and ID")
+    return verb
+
+
 def _add_list(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     verb = verbs.add_parser("list", help="what is in the library", allow_abbrev=False)
     verb.add_argument("--state", choices=[state.value for state in State], help="only entries in this state")
+    verb.add_argument("--scope", metavar="SCOPE", help="only entries of this scope")
+    verb.add_argument("--group", metavar="ID", help="only members of this group, in its order")
     verb.add_argument("--json", action="store_true", help="one object a line and entry, URLs complete")
     return verb
 
@@ -139,10 +195,36 @@ def _add_show(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     return verb
 
 
+def _add_groups(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser("groups", help="albums, playlists …, and how far each is", allow_abbrev=False)
+    verb.add_argument("ids", nargs="*", metavar="ID", help="only these (default: all of the scope)")
+    verb.add_argument("--scope", metavar="SCOPE", default="", help="of this scope (default: the one without a name)")
+    verb.add_argument("--sort", choices=GROUP_SORTS, default=GROUP_SORTS[0], help="order (default: %(default)s)")
+    verb.add_argument("--json", action="store_true", help="one object a line and group")
+    return verb
+
+
+def _add_health(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser("health", help="how the downloads are doing, in numbers", allow_abbrev=False)
+    verb.add_argument("--json", action="store_true", help="one object")
+    return verb
+
+
 def _add_verify(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     verb = verbs.add_parser("verify", help="read finished files again and check every chunk", allow_abbrev=False)
     verb.add_argument("ids", nargs="*", metavar="ID", help="only these (default: all that are complete)")
+    verb.add_argument("--repair", action="store_true", help="fetch what is bad again; the rest is kept")
+    verb.add_argument(
+        "--cacert", metavar="FILE", type=_path, help="trust these certificate authorities (PEM), not the system's"
+    )
     verb.add_argument("--json", action="store_true", help="one object a line and entry")
+    return verb
+
+
+def _add_gc(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser("gc", help="remove from the disk what nothing needs any more", allow_abbrev=False)
+    verb.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    verb.add_argument("--json", action="store_true", help="one object")
     return verb
 
 

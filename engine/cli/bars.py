@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from engine import DownloadRequest, Progress
+from engine import Progress
 from engine.cli.console import escape
 from engine.cli.text import size
 from engine.net.url import parse_url
@@ -48,16 +48,16 @@ class _Screen(Console):
 class TerminalBars:
     """Draws on the terminal behind stderr."""
 
-    def __init__(self, screen: RichProgress, requests: Mapping[str, DownloadRequest]) -> None:
+    def __init__(self, screen: RichProgress, urls: Mapping[str, str]) -> None:
         self._screen = screen
-        self._requests = requests
+        self._urls = urls
         self._tasks: dict[str, TaskID] = {}
 
     def progress(self, event: Progress) -> None:
         """Bytes moved. A bar begins at what was there before, so that its rate is that of this run."""
         task = self._tasks.get(event.id)
         if task is None:
-            name = _name(self._requests[event.id])
+            name = _name(self._urls[event.id])
             task = self._screen.add_task(name, total=event.bytes_total, completed=event.bytes_received)
             self._tasks[event.id] = task
         self._screen.update(task, completed=event.bytes_received, total=event.bytes_total)
@@ -69,13 +69,13 @@ class TerminalBars:
             self._screen.remove_task(task)
 
 
-def _name(request: DownloadRequest) -> str:
-    name = escape(parse_url(request.url).last_segment or request.url.partition("?")[0])
+def _name(url: str) -> str:
+    name = escape(parse_url(url).last_segment or url.partition("?")[0])
     return name if len(name) <= NAME_CHARS_MAX else name[: NAME_CHARS_MAX - 1] + "…"
 
 
 @contextmanager
-def open_bars(requests: Mapping[str, DownloadRequest]) -> Iterator[TerminalBars]:
+def open_bars(urls: Mapping[str, str]) -> Iterator[TerminalBars]:
     """Bars for the block; lines that are printed meanwhile go above them."""
     screen = RichProgress(
         TextColumn("{task.description}", markup=False),
@@ -89,4 +89,4 @@ def open_bars(requests: Mapping[str, DownloadRequest]) -> Iterator[TerminalBars]
         transient=True,
     )
     with screen:
-        yield TerminalBars(screen, requests)
+        yield TerminalBars(screen, urls)

@@ -20,8 +20,8 @@ import engine
 from engine.cli import status
 from engine.cli.console import PROGRAM, escape, print_line, warn
 from engine.cli.demo_origin import DemoOrigin
-from engine.cli.interrupt import OneInterrupt
 from engine.cli.library import held_ranges, open_store
+from engine.cli.one_interrupt import OneInterrupt
 from engine.cli.text import rate, size
 from engine.config import DEFAULT_CONFIG, MIB
 from engine.errors import InvalidRequest, storage_error

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.cli import status
-from engine.cli.arguments import parse
+from engine.cli.arguments import COMMANDS, parse
 from engine.cli.console import print_text, tolerate_odd_text
 from engine.cli.ending import tell
 
 # Where each verb's ``run(arguments) -> exit status`` is; only the one that was asked for is imported.
-_MODULES: Final = {verb: f"engine.cli.{verb}" for verb in ("get", "list", "show", "verify", "demo")}
+_VERBS: Final = ("get", "run", "list", "groups", "show", "verify", "gc", "health", "demo")
+_MODULES: Final = {
+    **{verb: f"engine.cli.{verb}" for verb in _VERBS},
+    **dict.fromkeys(COMMANDS, "engine.cli.command"),
+}
 
 
 def dispatch(argv: list[str] | None, ready: Callable[[], None]) -> int:

@@ -1,26 +1,47 @@
-"""``get``: have these URLs offline. The same command again resumes what an earlier one left."""
+"""``get``: have these URLs offline. The same command again resumes what an earlier one left.
+
+When another process runs the engine on the root, what is asked for is handed over to it and watched from here. Should
+that process end first, this one goes on.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 
 import trio
 
-from engine import Download, DownloadFailed, DownloadRequest, Engine, TransferError, open_engine
+from engine import (
+    Download,
+    DownloadFailed,
+    DownloadRequest,
+    Engine,
+    StoreBusy,
+    TransferError,
+    UnknownEntry,
+    open_engine,
+)
 from engine.cli import status
 from engine.cli.asking import requests_of
 from engine.cli.console import PROGRAM, print_json, print_line, warn
+from engine.cli.elsewhere import Elsewhere, check_can_be_handed_over
 from engine.cli.interrupt import until_interrupted
 from engine.cli.library import open_store
-from engine.cli.outcome import Outcome, outcome_of, parked
-from engine.cli.watching import open_watcher
+from engine.cli.outcome import Outcome, outcome_of, parked, removed
+from engine.cli.watching import Watcher, open_watcher
+from engine.errors import Superseded
+from engine.files.filesystem import FileSystem
 from engine.model.records import ErrorRecord
+from engine.store.guest import open_guest
 
 # Enough that the engine's own limit decides how many run, also while some wait before trying again.
 ASKED_AT_ONCE = 64
+
+# Has one request done; None when that has to be done otherwise.
+Do = Callable[[str, DownloadRequest], Awaitable[Outcome | None]]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,41 +55,70 @@ class _Get:
     def __init__(self, requests: dict[str, DownloadRequest], arguments: argparse.Namespace) -> None:
         self._requests = requests
         self._arguments = arguments
+        self._left = dict(requests)
         self._running: dict[str, Download] = {}
-        self._settled = 0
         self._failed = 0
 
     async def run(self) -> int:
         interrupted = await until_interrupted(self._download)
-        left = len(self._requests) - self._settled
-        if interrupted and left:
+        if interrupted and self._left:
             if self._arguments.json:
                 self._report_parked()
-            warn(f"interrupted: {left} of {len(self._requests)} are resumable; run the same command again")
+            left, of = len(self._left), len(self._requests)
+            warn(f"interrupted: {left} of {of} are resumable; run the same command again")
             return status.INTERRUPTED
         return status.FAILED if self._failed else status.COMPLETE
 
     async def _download(self) -> None:
+        while self._left:
+            try:
+                await self._here()
+            except StoreBusy as busy:
+                if busy.pid == os.getpid():
+                    raise
+                await self._elsewhere(busy)
+
+    async def _here(self) -> None:
         arguments = self._arguments
         async with open_engine(arguments.root, resume=False, cafile=arguments.cacert) as engine:
             self._tell_recovered(engine)
-            with open_watcher(self._requests, quiet=arguments.no_progress, plain=arguments.json) as watcher:
+            with self._watcher() as watcher:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(watcher.run, engine)
-                    async with trio.open_nursery() as workers:
-                        queue = iter(self._requests.items())
-                        for _ in range(min(len(self._requests), ASKED_AT_ONCE)):
-                            workers.start_soon(self._work, engine, queue)
+                    await self._all(lambda entry_id, request: self._one(engine, entry_id, request))
                     nursery.cancel_scope.cancel()
 
-    async def _work(self, engine: Engine, queue: Iterator[tuple[str, DownloadRequest]]) -> None:
+    async def _elsewhere(self, busy: StoreBusy) -> None:
+        arguments = self._arguments
+        check_can_be_handed_over(self._left.values(), arguments.cacert, busy)
+        with open_guest(arguments.root, FileSystem()) as guest, self._watcher() as watcher:
+            if not arguments.no_progress:
+                warn(f"{PROGRAM}: {busy}; that one fetches what is asked for here")
+            elsewhere = Elsewhere(arguments.root, guest, watcher, busy)
+            try:
+                await self._all(elsewhere.one)
+            finally:
+                elsewhere.leave()
+
+    def _watcher(self) -> AbstractContextManager[Watcher]:
+        urls = {entry_id: request.url for entry_id, request in self._requests.items()}
+        return open_watcher(urls, quiet=self._arguments.no_progress, plain=self._arguments.json)
+
+    async def _all(self, do: Do) -> None:
+        async with trio.open_nursery() as workers:
+            queue = iter(list(self._left.items()))
+            for _ in range(min(len(self._left), ASKED_AT_ONCE)):
+                workers.start_soon(self._work, do, queue)
+
+    async def _work(self, do: Do, queue: Iterator[tuple[str, DownloadRequest]]) -> None:
         """One of several takers of the next request."""
         for entry_id, request in queue:
-            outcome = await self._one(engine, entry_id, request)
+            outcome = await do(entry_id, request)
             self._running.pop(entry_id, None)
-            self._settled += 1
-            self._failed += not outcome.good
-            self._report(outcome)
+            if outcome is not None:
+                del self._left[entry_id]
+                self._failed += not outcome.good
+                self._report(outcome)
 
     async def _one(self, engine: Engine, entry_id: str, request: DownloadRequest) -> Outcome:
         refused: ErrorRecord | None = None
@@ -78,6 +128,8 @@ class _Get:
                 await download.wait()
         except TransferError as error:  # a complete file that is not what is newly expected of it
             refused = ErrorRecord.of(error, time.time())
+        except (UnknownEntry, Superseded):
+            return removed(entry_id, request.url, engine.run_stats(entry_id))
         entry = await engine.get(entry_id)
         return outcome_of(
             entry,

@@ -11,7 +11,9 @@ from engine.files.filesystem import FileSystem
 from engine.model.chunks import ChunkGrid
 from engine.model.records import DownloadEntry, PartPhase, PartRecord
 from engine.store.creation import STORE_NAME
+from engine.store.schema import SCHEMA_VERSION, peek_version
 from engine.store.state_store import StateStore
+from engine.store.translate import translated
 
 PAGE_ENTRIES = 500
 _LOOKS_MAX = 5
@@ -20,6 +22,13 @@ _LOOKS_MAX = 5
 def has_store(root: str) -> bool:
     """Whether an engine ever worked in ``root``."""
     return os.path.lexists(os.path.join(root, STORE_NAME))
+
+
+def needs_migration(root: str) -> bool:
+    """Whether an engine has to bring the store up to date before it can be read. Raises StoreError."""
+    store = os.path.join(os.path.abspath(root), STORE_NAME)
+    with translated(f"open the store {store}"):
+        return peek_version(store, DEFAULT_CONFIG.map_bytes, FileSystem()) < SCHEMA_VERSION
 
 
 @contextmanager

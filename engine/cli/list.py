@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 from engine.cli import status
-from engine.cli.console import escape, print_json, print_line
+from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
 from engine.cli.library import PAGE_ENTRIES, has_store, open_store
 from engine.cli.outcome import bytes_total, error_json
 from engine.cli.text import progress, shown_url, size, state_text
@@ -15,20 +16,67 @@ from engine.store.state_store import StateStore
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the entries. A root without a store is an empty library. Raises StoreError."""
+    """Print the entries. A root without a store is an empty library. Raises UnknownGroup, StoreError."""
     if not has_store(arguments.root):
         return status.COMPLETE
-    wanted = State(arguments.state) if arguments.state else None
     with open_store(arguments.root) as store:
-        after: str | None = None
-        while page := store.list(wanted, after, PAGE_ENTRIES):
-            for entry in page:
-                if arguments.json:
-                    print_json(_as_json(store, entry))
-                else:
-                    print_line(_as_line(store, entry))
-            after = page[-1].id
+        for entry in _chosen(store, arguments):
+            if arguments.json:
+                print_json(_as_json(store, entry))
+            else:
+                print_line(_as_line(store, entry))
     return status.COMPLETE
+
+
+def _chosen(store: StateStore, arguments: argparse.Namespace) -> Iterator[DownloadEntry]:
+    """The entries asked for: of a group in the order of its places, others in order of adding."""
+    wanted = State(arguments.state) if arguments.state else None
+    if arguments.group is not None:
+        found = _of_group(store, arguments.scope or "", arguments.group)
+        return (entry for entry in found if wanted in {None, entry.state})
+    if arguments.scope is not None:
+        return _of_scope(store, arguments.scope, wanted)
+    return _all(store, wanted)
+
+
+def _all(store: StateStore, wanted: State | None) -> Iterator[DownloadEntry]:
+    after: str | None = None
+    while page := store.list(wanted, after, PAGE_ENTRIES):
+        yield from page
+        after = page[-1].id
+
+
+def _of_scope(store: StateStore, scope: str, wanted: State | None) -> Iterator[DownloadEntry]:
+    after: str | None = None
+    while True:
+        page = store.groups.of_scope(scope, wanted, after, PAGE_ENTRIES)
+        yield from page.items
+        tell_damaged(page.damaged)
+        after = page.after
+        if after is None:
+            return
+
+
+def _of_group(store: StateStore, scope: str, group_id: str) -> Iterator[DownloadEntry]:
+    after: str | None = None
+    while True:
+        page = store.groups.members(scope, group_id, after=after, limit=PAGE_ENTRIES)
+        for member in page.items:
+            entry = store.get(member.entry_id)
+            if entry is None:
+                warn(f"{PROGRAM}: {escape(member.entry_id)} is a member, and there is no such entry")
+            else:
+                yield entry
+        tell_damaged(page.damaged)
+        after = page.after
+        if after is None:
+            return
+
+
+def tell_damaged(damaged: tuple[str, ...]) -> None:
+    """What of a page cannot be read: it is left out, and the rest is shown."""
+    for what in damaged:
+        warn(f"{PROGRAM}: left out: {escape(what)}")
 
 
 def _path(store: StateStore, entry: DownloadEntry) -> str | None:

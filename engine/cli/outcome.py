@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.cli.console import escape
 from engine.cli.text import fault_text, rate, shown_url, size
+from engine.errors import UnknownEntry
 from engine.model.records import DownloadEntry, ErrorRecord, OfflineEntry, PartRecord
 from engine.model.states import State
 
@@ -102,6 +104,12 @@ def outcome_of(
         offline=offline if complete else None,
         error=refused or (None if complete else entry.last_error),
     )
+
+
+def removed(entry_id: str, url: str, stats: RunStats) -> Outcome:
+    """The outcome of an entry that somebody removed while it was fetched."""
+    error = ErrorRecord.of(UnknownEntry(f"{entry_id} was removed while it was fetched"), time.time())
+    return Outcome(id=entry_id, url=url, state=State.CANCELLED, stats=stats, error=error)
 
 
 def parked(store: StateStore, entry_id: str, url: str, stats: RunStats) -> Outcome:

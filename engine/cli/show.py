@@ -14,26 +14,13 @@ from engine.cli.console import escape, print_json, print_line
 from engine.cli.library import current_path, held_ranges, open_store
 from engine.cli.outcome import bytes_total
 from engine.cli.text import fault_text, moment, progress, shown_url, size, state_text
+from engine.control.explain import explain
 from engine.errors import UnknownEntry
 from engine.model.records import Attempt, DownloadEntry, OfflineEntry, PartRecord
-from engine.model.states import Reason, State
 from engine.store.state_store import StateStore
 
 ATTEMPTS_SHOWN = 5
 RANGES_SHOWN = 8
-
-# What would move an entry on, by state and reason; by state alone where the reason does not matter.
-_MOVED_BY: dict[tuple[State, Reason | None], str] = {
-    (State.PENDING, None): "a free place in a running engine, or the same `get` again",
-    (State.PENDING, Reason.BACKOFF): "time, while its engine runs; or the same `get` again",
-    (State.PENDING, Reason.SHUTDOWN): "the same `get` again: its engine was closed while it ran, what it had is kept",
-    (State.PENDING, Reason.RECOVERED): "the same `get` again: its process ended without closing, what it had is kept",
-    (State.PENDING, Reason.NEEDS_CREDENTIALS): "the same `get` with its secret headers, which are never stored",
-    (State.PAUSED, None): "resuming it, or the same `get` again",
-    (State.FAILED, None): "the same `get` again, once the cause is gone",
-    (State.CANCELLED, None): "the same `get` again, from the beginning",
-    (State.COMPLETED, None): "nothing: it is complete",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +63,7 @@ def _as_json(view: _View) -> dict[str, object]:
         "url": view.entry.url,
         "parts": [_part_json(part, held) for part, held in zip(view.parts, view.held, strict=True)],
         "offline": msgspec.to_builtins(view.offline),
+        "explanation": msgspec.to_builtins(explain(view.entry, working=bool(view.pid))),
     }
 
 
@@ -92,12 +80,14 @@ def _part_json(part: PartRecord, held: list[tuple[int, int]]) -> dict[str, objec
 
 
 def _as_lines(view: _View) -> Iterator[str]:
-    entry = view.entry
+    entry, why = view.entry, explain(view.entry, working=bool(view.pid))
     done = sum(end - start for held in view.held for start, end in held)
     yield f"id          {escape(entry.id)}"
     yield f"url         {shown_url(entry.url)}"
     yield f"state       {state_text(entry)} since {moment(entry.updated_at)}"
-    yield f"moved by    {_moved_by(view)}"
+    yield f"why         {escape(why.text)}"
+    if view.pid:
+        yield f"engine      process {view.pid}"
     yield f"progress    {progress(done, bytes_total(entry, view.parts))}"
     yield f"asked       {moment(entry.created_at)}, durability {escape(entry.durability.value)}"
     if entry.destination:
@@ -117,16 +107,6 @@ def _as_lines(view: _View) -> Iterator[str]:
         yield from _part_lines(part, held)
     for attempt in entry.attempts[-ATTEMPTS_SHOWN:]:
         yield _attempt_line(attempt)
-
-
-def _moved_by(view: _View) -> str:
-    entry = view.entry
-    if entry.state is State.IN_PROGRESS:
-        if view.pid:
-            return f"process {view.pid}, which is downloading it"
-        return "the same `get` again: its process is gone, what was committed is kept"
-    key = (entry.state, entry.state_reason)
-    return _MOVED_BY.get(key) or _MOVED_BY.get((entry.state, None), "a newer version of this program")
 
 
 def _part_lines(part: PartRecord, held: list[tuple[int, int]]) -> Iterator[str]:

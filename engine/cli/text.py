@@ -19,6 +19,7 @@ _AT_FAULT = {
     "network": "the network",
     "server": "the server",
     "storage": "the storage here",
+    "host": "a limit of this machine",
     "engine": "the engine itself",
 }
 

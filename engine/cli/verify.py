@@ -1,4 +1,4 @@
-"""``verify``: read finished files again and compare every chunk with what was downloaded."""
+"""``verify``: read finished files again and compare every chunk with what was downloaded; ``--repair`` what is bad."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator
 import msgspec
 import trio
 
-from engine import Engine, Health, State, StoreUnusable, Validation, open_engine
+from engine import DownloadFailed, Engine, Health, State, StoreUnusable, UnknownEntry, Validation, open_engine
 from engine.cli import status
 from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
 from engine.cli.healing import heal_command, heal_line
 from engine.cli.interrupt import until_interrupted
 from engine.cli.library import PAGE_ENTRIES, has_store
 from engine.cli.text import size
+from engine.control.verify import Repair
+from engine.errors import Superseded
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +43,8 @@ class _Verify:
         return status.FAILED if self._invalid else status.COMPLETE
 
     async def _verify(self) -> None:
-        async with open_engine(self._arguments.root, resume=False) as engine:
+        arguments = self._arguments
+        async with open_engine(arguments.root, resume=False, cafile=arguments.cacert) as engine:
             if self._arguments.ids:
                 ids = [(await engine.get(entry_id)).id for entry_id in dict.fromkeys(self._arguments.ids)]
                 for entry_id in ids:
@@ -52,17 +55,34 @@ class _Verify:
         self._finished = True
 
     async def _check(self, engine: Engine, entry_id: str) -> None:
-        root = self._arguments.root
-        for validation in await engine.validate_downloads([entry_id]):
+        root, arguments = self._arguments.root, self._arguments
+        for validation in await engine.validate_downloads([entry_id], repair=arguments.repair):
+            repaired, why = await _repaired(engine, validation)
             entry = await engine.get(entry_id)
-            self._invalid += validation.health is not Health.VALID
-            if self._arguments.json:
-                heal = heal_command(root, entry, validation.health, entry.url)
-                print_json({**msgspec.to_builtins(validation), "url": entry.url, "heal": heal})
+            self._invalid += validation.health is not Health.VALID and not repaired
+            if arguments.json:
+                heal = None if repaired else heal_command(root, entry, validation.health, entry.url)
+                told = {**msgspec.to_builtins(validation), "url": entry.url, "repaired": repaired, "heal": heal}
+                print_json(told)
                 continue
             print_line(_as_line(validation))
-            if (line := heal_line(root, entry, validation)) is not None:
+            if repaired:
+                print_line(f"{'':<10}  repaired: {size(engine.run_stats(entry_id).bytes_fetched)} fetched")
+            elif (line := heal_line(root, entry, validation)) is not None:
+                if why:
+                    print_line(f"{'':<10}  not repaired: {escape(why)}")
                 print_line(line)
+
+
+async def _repaired(engine: Engine, validation: Validation) -> tuple[bool, str]:
+    """Whether the repair that was begun came to its end, and if not, why."""
+    if validation.repair not in {Repair.CHUNKS, Repair.WHOLE}:
+        return False, ""
+    try:
+        await engine.wait(validation.id)
+    except (DownloadFailed, UnknownEntry, Superseded) as error:
+        return False, str(error)
+    return True, ""
 
 
 async def _complete(engine: Engine) -> AsyncIterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-from engine import DownloadRequest, Engine, EventsLost, Progress, Reason, State, StateChanged
+from engine import Engine, EventsLost, Progress, Reason, State, StateChanged
 from engine.cli.console import warn
 from engine.cli.retrying import Tries, retry_text
 from engine.cli.text import fault_text, shown_url
@@ -28,14 +28,14 @@ class Bars(Protocol):
 class Watcher:
     """Reads the engine's events until cancelled."""
 
-    def __init__(self, requests: Mapping[str, DownloadRequest], bars: Bars | None, *, quiet: bool) -> None:
-        self._requests = requests
+    def __init__(self, urls: Mapping[str, str], bars: Bars | None, *, quiet: bool) -> None:
+        self._urls = urls
         self._bars = bars
         self._quiet = quiet
         self._tries: dict[str, Tries] = {}
 
     async def run(self, engine: Engine) -> None:
-        """Show what happens to the entries asked for."""
+        """Show what happens to the entries whose URLs are known."""
         while True:
             with engine.events() as events:
                 try:
@@ -45,12 +45,21 @@ class Watcher:
                     continue  # the terminal was too slow; the newest is what counts
             return
 
+    def progress(self, event: Progress) -> None:
+        """Bytes moved."""
+        if self._bars is not None:
+            self._bars.progress(event)
+
+    def ended(self, entry_id: str) -> None:
+        """The entry does not run any more."""
+        if self._bars is not None:
+            self._bars.ended(entry_id)
+
     async def _show(self, engine: Engine, event: EngineEvent) -> None:
-        if event.id not in self._requests:
+        if event.id not in self._urls:
             return
         if isinstance(event, Progress):
-            if self._bars is not None:
-                self._bars.progress(event)
+            self.progress(event)
         elif isinstance(event, StateChanged):
             await self._show_state(engine, event)
 
@@ -59,14 +68,13 @@ class Watcher:
             self._tries[event.id] = Tries(bytes_done=await _bytes_done(engine, event.id))
         if event.previous is not State.IN_PROGRESS:
             return
-        if self._bars is not None:
-            self._bars.ended(event.id)
+        self.ended(event.id)
         if event.reason is Reason.BACKOFF and event.error is not None:
             tries = self._tries.setdefault(event.id, Tries())
             tries.count(await _bytes_done(engine, event.id))
             if not self._quiet:
                 when = retry_text(await engine.get(event.id), event.error.code, tries, time.time())
-                warn(f"trying again {shown_url(self._requests[event.id].url)} {when}: {fault_text(event.error)}")
+                warn(f"trying again {shown_url(self._urls[event.id])} {when}: {fault_text(event.error)}")
         elif event.state is not State.IN_PROGRESS:
             self._tries.pop(event.id, None)
 
@@ -81,12 +89,12 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 @contextmanager
-def open_watcher(requests: Mapping[str, DownloadRequest], *, quiet: bool, plain: bool) -> Iterator[Watcher]:
+def open_watcher(urls: Mapping[str, str], *, quiet: bool, plain: bool) -> Iterator[Watcher]:
     """A watcher with bars where they help: stderr is a terminal, and no JSON shares it. ``quiet``: show nothing."""
     if quiet or not _is_terminal(sys.stderr) or (plain and _is_terminal(sys.stdout)):
-        yield Watcher(requests, None, quiet=quiet)
+        yield Watcher(urls, None, quiet=quiet)
         return
     from engine.cli.bars import open_bars  # noqa: PLC0415  # rich is slow to import, and seldom needed
 
-    with open_bars(requests) as bars:
-        yield Watcher(requests, bars, quiet=quiet)
+    with open_bars(urls) as bars:
+        yield Watcher(urls, bars, quiet=quiet)

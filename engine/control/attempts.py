@@ -11,9 +11,11 @@ import trio
 from msgspec.structs import replace
 
 from engine.control.moves import Moves
+from engine.control.queue import host_of
+from engine.control.reach import Reach
 from engine.errors import EngineError, InternalError, sole_error
 from engine.model.records import Attempt, DownloadEntry, ErrorRecord
-from engine.model.retry import decide
+from engine.model.retry import Tries, decide, history
 from engine.model.states import Event, Reason, State
 from engine.transfer.services import Services
 from engine.transfer.transfer import Transfer
@@ -21,6 +23,12 @@ from engine.transfer.transfer import Transfer
 log = logging.getLogger("engine")
 
 Fields = tuple[tuple[str, str], ...]
+Ending = tuple[Event, Reason]
+
+NO_TRIES = Tries()
+PREEMPTED: Ending = (Event.PREEMPT, Reason.NONE)
+# It makes room for a more urgent one, and gets its turn again.
+YIELDED: Ending = (Event.PREEMPT, Reason.PREEMPTED)
 
 
 @dataclass(slots=True)
@@ -41,17 +49,22 @@ class Kept:
 
     secret: Fields = ()
     fresh: bool = False
-    tries_without_progress: int = 0
+    tries: Tries = NO_TRIES
 
 
 @dataclass(slots=True)
 class Run:
-    """The task of one attempt. ``scope`` ends it, resumable; ``ended`` is set when it has."""
+    """The task of one attempt. ``scope`` ends it, resumable; ``ended`` is set when it has. ``ending``: what is recorded
+    of an attempt that was ended so; nothing (None) when the whole record is about to go. ``hurried``: that is recorded
+    as soon as its connections are closed, before its last commit; ``recorded`` is set then, or with ``ended``."""
 
     kept: Kept
     stats: RunStats
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
+    ending: Ending | None = PREEMPTED
+    hurried: bool = False
+    recorded: trio.Event = field(default_factory=trio.Event)
 
 
 class Attempts:
@@ -62,6 +75,7 @@ class Attempts:
         self._moves = moves
         self._running: dict[Transfer, None] = {}
         self._begun = trio.Event()
+        self._reach = Reach()
         self.closing = False
 
     async def make(self, entry: DownloadEntry, run: Run) -> tuple[DownloadEntry, float | None]:
@@ -74,7 +88,13 @@ class Attempts:
         attempt = Attempt(number=number, started_at=self._services.now())
 
         def ending(transfer: Transfer) -> dict[str, Any]:
-            return {"attempts": self._history(entry, self._ended(attempt, transfer, None))}
+            return self._record_of_end(entry, self._ended(attempt, transfer, None))
+
+        async def cut_off() -> None:
+            if run.hurried:
+                with trio.CancelScope(shield=True):
+                    await self._cut_off(entry, run, self._ended(attempt, transfer, None))
+                run.recorded.set()
 
         fields = entry.headers + run.kept.secret
         transfer = Transfer(self._services, entry, fields, ending, fresh=run.kept.fresh)
@@ -83,7 +103,7 @@ class Attempts:
         self._running[transfer] = None
         self._begun.set()
         try:
-            await transfer.run()
+            await transfer.run(cut_off)
         except EngineError as raised:
             error = raised
         except Exception as bug:  # it must end this entry, not all of them, and not again at every start
@@ -93,6 +113,7 @@ class Attempts:
         finally:
             del self._running[transfer]
             self._count(transfer, began, run)
+            self._reach.note(host_of(entry.url), error, transfer.bytes_fetched)
             delay_s: float | None = None
             if transfer.completed is not None:
                 entry = transfer.completed
@@ -118,23 +139,30 @@ class Attempts:
                 self._begun = trio.Event()
 
     async def _cut_off(self, entry: DownloadEntry, run: Run, attempt: Attempt) -> DownloadEntry:
-        """Record an attempt that somebody ended."""
-        reason = Reason.NONE if run.scope.cancel_called else Reason.SHUTDOWN
-        return await self._moves.move(entry, Event.PREEMPT, reason, attempts=self._history(entry, attempt))
+        """Record an attempt that somebody ended, unless that is done."""
+        ending = run.ending if run.scope.cancel_called else (Event.PREEMPT, Reason.SHUTDOWN)
+        if ending is None or run.recorded.is_set():
+            return entry
+        return await self._moves.move(entry, *ending, **self._record_of_end(entry, attempt))
 
     async def _after_error(
         self, entry: DownloadEntry, run: Run, attempt: Attempt, error: EngineError, transfer: Transfer
     ) -> tuple[DownloadEntry, float | None]:
-        kept = run.kept
-        kept.tries_without_progress = 1 if transfer.bytes_committed else kept.tries_without_progress + 1
-        decision = decide(error, kept.tries_without_progress, self._services.config, self._services.rng)
-        changes = {"attempts": self._history(entry, attempt), "last_error": attempt.error}
-        if decision.delay_s is None:
-            entry = await self._moves.move(entry, Event.FAIL, Reason.ERROR, error=attempt.error, **changes)
-            return entry, None
-        retry_at = self._services.now() + decision.delay_s
+        config, all_fail = self._services.config, self._reach.all_fail
+        tries = run.kept.tries.after(error, progress=transfer.bytes_committed > 0, all_fail=all_fail)
+        run.kept.tries = tries
+        decision = decide(error, tries.count, config, self._services.rng, failed=tries.failed, all_fail=all_fail)
+        changes = {**self._record_of_end(entry, attempt), "last_error": attempt.error}
+        if decision.delay_s is not None:
+            changes["next_retry_at"] = self._services.now() + decision.delay_s
         entry = await self._moves.move(
-            entry, Event.PREEMPT, Reason.BACKOFF, error=attempt.error, next_retry_at=retry_at, **changes
+            entry,
+            decision.event,
+            decision.reason,
+            error=attempt.error,
+            tries=tries.count,
+            tries_max=decision.tries_max,
+            **changes,
         )
         return entry, decision.delay_s
 
@@ -143,8 +171,9 @@ class Attempts:
         record = ErrorRecord.of(error, now) if error is not None else None
         return replace(attempt, ended_at=now, bytes_fetched=transfer.bytes_fetched, error=record)
 
-    def _history(self, entry: DownloadEntry, attempt: Attempt) -> tuple[Attempt, ...]:
-        return (*entry.attempts, attempt)[-self._services.config.attempts_kept :]
+    def _record_of_end(self, entry: DownloadEntry, attempt: Attempt) -> dict[str, Any]:
+        """What an attempt leaves in the record, however it ended: what is recorded was no crash."""
+        return {"attempts": history(entry.attempts, attempt, self._services.config.attempts_kept), "crashes": 0}
 
     def _count(self, transfer: Transfer, began: float, run: Run) -> None:
         stats = run.stats

@@ -11,17 +11,20 @@ from collections.abc import Iterable
 import trio
 from msgspec.structs import replace
 
-from engine.config import Config
 from engine.control.attempts import Fields
+from engine.control.credentials import Credentials
 from engine.control.hub import EventHub
 from engine.control.moves import Moves
+from engine.control.removal import Removal
 from engine.control.requests import changes_of, entry_of, merge, split_fields
 from engine.control.runs import Runs
+from engine.control.verbs import Verbs, check_target_free
 from engine.control.verify import Health, validate
 from engine.errors import (
     BadRecord,
     IntegrityError,
     InvalidRequest,
+    Superseded,
     TargetExists,
     UnknownEntry,
 )
@@ -29,7 +32,6 @@ from engine.files.reading import digest_of_path
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, DownloadRequest, ErrorRecord, OfflineEntry
 from engine.model.states import Event, Reason, State
-from engine.store.state_store import PendingLine
 from engine.transfer.services import Services
 
 # Checking a request takes a tenth of a millisecond, adding it about as much: others get their turn between batches.
@@ -53,7 +55,16 @@ class Manager:
         self._services = services
         self._moves = Moves(services, hub)
         self._targets = services.targets
+        self._credentials = Credentials()
+        hub.attach(services.store)
         self.runs = Runs(services, self._moves, nursery)
+        self.removal = Removal(services, self.runs, self._credentials)
+        self.remove, self.remove_all = self.removal.remove, self.removal.remove_all
+        verbs = Verbs(services, self._moves, self.runs, self.removal, self._credentials)
+        self.pause, self.resume, self.cancel = verbs.pause, verbs.resume, verbs.cancel
+        self.retry, self.retry_failed, self.repair = verbs.retry, verbs.retry_failed, verbs.repair
+        self.for_all = verbs.for_all
+        self.prioritise = self.runs.prioritise
 
     async def ask(self, request: DownloadRequest) -> DownloadEntry:
         """Add the entry, or take up the one with the same id; it runs from here on. Raises InvalidRequest,
@@ -73,7 +84,7 @@ class Manager:
                 await trio.lowlevel.checkpoint()
         _check_apart(entry for entry, _ in asked)
         for entry, _ in asked:
-            self._check_target(entry)
+            check_target_free(self._targets, entry)
         entries: list[DownloadEntry] = []
         for at in range(0, len(asked), REQUESTS_PER_TURN):
             batch = asked[at : at + REQUESTS_PER_TURN]
@@ -84,24 +95,25 @@ class Manager:
                     continue
                 entries.append(new)
                 self._moves.announce(new, None)
-                self.runs.start(new, secret)
+                self._start(new, secret)
         return entries
 
     async def _ask(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         async with self.runs.alone(asked.id):
+            await self.removal.finish(asked.id)
             entry = await self._known(asked.id)
             if entry is not None and not await self._stop_to_change(entry, asked, secret):
                 return entry
-            self._check_target(asked)
+            check_target_free(self._targets, asked)
             if entry is None:
                 [added] = await self._services.write(self._services.store.add_missing, [asked])
                 if added is not None:
                     self._moves.announce(added, None)
-                    self.runs.start(added, secret)
+                    self._start(added, secret)
                     return added
             present = self._services.store.get(asked.id)  # what ran may have changed it, or another task added it
             if present is None:
-                raise UnknownEntry(f"{asked.id} was removed while it was asked for")
+                raise Superseded(f"{asked.id} was removed while it was asked for")
             if present.state is State.COMPLETED:
                 return await self._ask_completed(present, asked, secret)
             return await self._take_up(present, asked, secret)
@@ -139,8 +151,12 @@ class Manager:
         event = ASK_AGAIN.get(entry.state)
         if event is not None:
             entry = await self._moves.move(entry, event, next_retry_at=None)
-        self.runs.start(entry, secret, fresh=fresh)
+        self._start(entry, secret, fresh=fresh)
         return entry
+
+    def _start(self, entry: DownloadEntry, secret: Fields, *, fresh: bool = False) -> None:
+        self._credentials.keep(entry.id, secret)
+        self.runs.start(entry, secret, fresh=fresh)
 
     async def _ask_completed(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         """A completed entry whose file is as it was stays; what is newly expected of it is checked against the file.
@@ -192,16 +208,13 @@ class Manager:
         """Start every PENDING entry; one whose credentials are gone waits until it is asked for with them, and is
         told."""
         told: list[Recovered] = []
-        now, clock = self._services.now(), trio.current_time()
+        self.runs.takes_all = True
         for line in await self._services.work(self._services.store.pending):
             if line.secret_header_names:
                 if (recovered := await self._needs_credentials(line.id)) is not None:
                     told.append(recovered)
                 continue
-            if not line.destination_is_folder:
-                self._targets.claim(line.destination, line.id)
-            at = not_before(line, now, clock, self._services.config)
-            self.runs.enqueue(line.id, line.priority, line.sequence, at)
+            self.runs.take_up(line)
         return told
 
     async def _needs_credentials(self, entry_id: str) -> Recovered | None:
@@ -217,11 +230,17 @@ class Manager:
 
     async def wait(self, entry_id: str) -> DownloadEntry:
         """The entry once nothing runs for it and nothing will unless it is asked for: COMPLETED, FAILED, CANCELLED,
-        waiting for credentials, or the store cannot record what becomes of it. Raises UnknownEntry, EngineClosed."""
+        waiting for credentials, or the store cannot record what becomes of it. A pause is waited through. Raises
+        UnknownEntry, EngineClosed, and Superseded when the entry is removed meanwhile, also when its id was asked for
+        anew since."""
+        sequence: int | None = None
         while True:
             entry = self._services.store.get(entry_id)
+            if sequence is not None and (entry is None or entry.sequence != sequence):
+                raise Superseded(f"{entry_id} was removed while it was waited for")
             if entry is None:
                 raise UnknownEntry(f"there is no entry {entry_id}")
+            sequence = entry.sequence
             if not self.runs.active(entry_id):
                 if entry.state in TERMINAL or entry.state_reason is Reason.NEEDS_CREDENTIALS:
                     return entry
@@ -229,20 +248,6 @@ class Manager:
                     return replace(entry, last_error=ErrorRecord.of(error, self._services.now()))
             self.runs.check_open()
             await self.runs.changed(entry_id)
-
-    def _check_target(self, asked: DownloadEntry) -> None:
-        """Two entries that run must not aim at one path: only one could have it (H3)."""
-        holder = None if asked.destination_is_folder else self._targets.holder(asked.destination)
-        if holder not in {None, asked.id}:
-            raise InvalidRequest(f"{asked.destination} is the destination of {holder}, which is running")
-
-
-def not_before(line: PendingLine, now: float, clock: float, config: Config) -> float | None:
-    """When, by trio's ``clock``, an entry may be tried again that waited until a time of day before the restart. A wall
-    clock that was set back must not keep it waiting for ever."""
-    if line.next_retry_at is None or line.next_retry_at <= now:
-        return None
-    return clock + min(line.next_retry_at - now, max(config.backoff_max_s, config.retry_after_s_max))
 
 
 def _check_apart(entries: Iterable[DownloadEntry]) -> None:

@@ -10,6 +10,12 @@ from engine.model.records import DownloadEntry, ErrorRecord
 from engine.model.states import Event, Reason, State
 from engine.transfer.services import Services
 
+# What an event takes back of an entry besides its state, unless its caller says otherwise.
+CLEARED: dict[Event, dict[str, Any]] = {
+    Event.PAUSE: {"next_retry_at": None},
+    Event.CANCEL: {"next_retry_at": None, "last_error": None},  # an error is not why it is CANCELLED
+}
+
 
 class Moves:
     """Moves entries and tells of it. (Completing is :mod:`engine.transfer.finish`'s, recovering the start's.)"""
@@ -25,9 +31,12 @@ class Moves:
         reason: Reason = Reason.NONE,
         *,
         error: ErrorRecord | None = None,
+        tries: int = 0,
+        tries_max: int = 0,
         **changes: Any,
     ) -> DownloadEntry:
-        """Move the entry, durably, and announce it. Raises IllegalTransition, StaleEpoch, StoreError."""
+        """Move the entry, durably, and announce it. ``tries`` of ``tries_max`` were made without progress before the
+        next. Raises IllegalTransition, StaleEpoch, UnknownEntry, StoreError."""
         moved = await self._services.write(
             self._services.store.transition,
             entry.id,
@@ -35,12 +44,19 @@ class Moves:
             epoch=entry.epoch,
             now=self._services.now(),
             reason=reason,
-            **changes,
+            **{**CLEARED.get(event, {}), **changes},
         )
-        self.announce(moved, entry.state, error)
+        self.announce(moved, entry.state, error, tries, tries_max)
         return moved
 
-    def announce(self, entry: DownloadEntry, previous: State | None, error: ErrorRecord | None = None) -> None:
+    def announce(
+        self,
+        entry: DownloadEntry,
+        previous: State | None,
+        error: ErrorRecord | None = None,
+        tries: int = 0,
+        tries_max: int = 0,
+    ) -> None:
         """Tell that the entry is in its state now."""
         self._hub.emit(
             StateChanged(
@@ -51,5 +67,8 @@ class Moves:
                 state=entry.state,
                 reason=entry.state_reason,
                 error=error,
+                retry_at=entry.next_retry_at,
+                tries=tries,
+                tries_max=tries_max,
             )
         )

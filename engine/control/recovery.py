@@ -6,21 +6,25 @@ Blocking; runs in a worker thread. Every step can be interrupted and run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
 from engine.control.recheck import Recheck
-from engine.errors import BadRecord, IntegrityError, StorageError
+from engine.control.removal import finish_removals
+from engine.errors import BadRecord, IntegrityError, PoisonError, StorageError
 from engine.files.filesystem import FileSystem
 from engine.files.part_file import open_unfinished, publish
 from engine.files.reading import digests
 from engine.model.chunks import ChunkGrid
 from engine.model.events import Recovered
-from engine.model.records import DownloadEntry, PartPhase, PartRecord
+from engine.model.records import DownloadEntry, ErrorRecord, PartPhase, PartRecord
 from engine.model.states import Event, Reason, State
 from engine.store.state_store import StateStore
 from engine.transfer.completion import check_expected, complete, other_digests, root_of
+
+# An entry that the process died with so often in a row, without one byte more, is suspected to be the cause.
+CRASHES_MAX = 3
 
 
 class Recovery:
@@ -39,6 +43,7 @@ class Recovery:
             if not self.store.indexes_sound():
                 self.store.rebuild_indexes()
             self._drop_damaged_parts()
+        self.found += finish_removals(self.store, self.files)
         self._recheck.unsynced()
         if self.store.session.recheck:
             self._recheck.suspects()
@@ -68,11 +73,39 @@ class Recovery:
 
     def _take_back(self, entry: DownloadEntry) -> None:
         parts = self.store.parts(entry.id)
+        entry = self._count_crash(entry, parts)
+        if entry.crashes >= CRASHES_MAX:
+            self._quarantine(entry)
+            return
         if parts and parts[0].phase is PartPhase.FINALIZING and self._finish(entry, parts[0]):
             self._note(entry, "publishing was finished")
             return
         self.store.transition(entry.id, Event.RECOVER, epoch=entry.epoch, now=self.now, reason=Reason.RECOVERED)
         self._note(entry, "was running when the process ended; it continues where it was")
+
+    def _count_crash(self, entry: DownloadEntry, parts: Sequence[PartRecord]) -> DownloadEntry:
+        """Note that the process died while the entry ran, before anything is tried with it that may crash again. The
+        end of the whole machine, or of a store that was closed in order, is not the entry's doing."""
+        session = self.store.session
+        if session.previous_clean or not session.same_boot:
+            return entry
+        held = sum(part.bytes_done for part in parts)
+        crashes = entry.crashes + 1 if held == entry.crash_bytes else 0
+        return self.store.update(entry.id, entry.epoch, crashes=crashes, crash_bytes=held)
+
+    def _quarantine(self, entry: DownloadEntry) -> None:
+        what = f"the process died {entry.crashes} times in a row while it ran, and it came no further"
+        error = ErrorRecord.of(PoisonError(what), self.now)
+        self.store.transition(
+            entry.id,
+            Event.FAIL,
+            epoch=entry.epoch,
+            now=self.now,
+            reason=Reason.ERROR,
+            last_error=error,
+            crashes=0,
+        )
+        self._note(entry, f"{what}: it is FAILED, and not tried again unasked")
 
     def _finish(self, entry: DownloadEntry, record: PartRecord) -> bool:
         """Publish a part that was complete. False when that cannot be done now, or it is not what the entry expects by

@@ -33,6 +33,7 @@ FIELD_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "product_id": ((str,), "text"),
     "product_type": ((str,), "text"),
     "title": ((str,), "text"),
+    "group_id": ((str,), "text"),
     "destination": ((str, NoneType), "a path or None"),
     "overwrite": ((bool,), "True or False"),
     "expect": ((Mapping,), "a mapping of algorithm to hex digest"),
@@ -93,7 +94,7 @@ def entry_of(request: DownloadRequest, config: Config, now: float) -> DownloadEn
         raise InvalidRequest(f"durability must be strict or relaxed, not {request.durability.value}")
     if not -(2**31) <= request.priority < 2**31:
         raise InvalidRequest("priority must fit 32 bits")
-    for name in ("url", "id", "scope", "product_id", "product_type", "title", "destination"):
+    for name in ("url", "id", "scope", "product_id", "product_type", "title", "group_id", "destination"):
         _check_text(name, getattr(request, name))
     kept, secret = split_fields(request)
     destination, is_folder = _destination(request.destination)
@@ -103,6 +104,7 @@ def entry_of(request: DownloadRequest, config: Config, now: float) -> DownloadEn
         product_id=request.product_id,
         product_type=request.product_type,
         title=request.title,
+        group_id=request.group_id,
         sources=(str(url),),
         headers=kept,
         secret_header_names=tuple(name.lower() for name, _ in secret),
@@ -123,8 +125,10 @@ def merge(entry: DownloadEntry, asked: DownloadEntry) -> DownloadEntry:
     """What an entry becomes when the same id is asked for again; the caller then moves its state.
 
     The newer request's URL, headers, expectations, priority, durability and connections count. Where the file goes
-    cannot change any more: raises InvalidRequest when it differs.
+    cannot change any more, nor whose it is: raises InvalidRequest when either differs.
     """
+    if asked.scope != entry.scope:
+        raise InvalidRequest(f"entry {entry.id} is of the scope {entry.scope!r}, not {asked.scope!r}; use another id")
     if (asked.destination, asked.destination_is_folder) != (entry.destination, entry.destination_is_folder):
         where = entry.destination or "the library"
         raise InvalidRequest(f"entry {entry.id} goes to {where}; use another id for another place")

@@ -5,19 +5,36 @@ A task of its own has an entry only while an attempt is made; waiting costs a pl
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
-from engine.control.attempts import Attempts, Fields, Kept, Run, RunStats
+from engine.control.attempts import PREEMPTED, YIELDED, Attempts, Ending, Fields, Kept, Run, RunStats
 from engine.control.moves import Moves
-from engine.control.queue import WaitingQueue
-from engine.errors import EngineClosed, EngineError, StorageError, StoreError
+from engine.control.queue import WaitingQueue, host_of
+from engine.errors import (
+    EngineClosed,
+    EngineError,
+    IllegalTransition,
+    InvalidRequest,
+    StaleEpoch,
+    StorageError,
+    StoreError,
+    UnknownEntry,
+)
+from engine.model.events import Recovered
 from engine.model.records import DownloadEntry
-from engine.model.states import State
+from engine.model.retry import not_before
+from engine.model.states import Event, Reason, State
+from engine.store.state_store import PendingLine
 from engine.transfer.services import Services
+
+log = logging.getLogger("engine")
+
+LINES_PER_LOOK = 512  # of the records, while others may work
 
 
 class Runs:
@@ -27,8 +44,10 @@ class Runs:
     def __init__(self, services: Services, moves: Moves, nursery: trio.Nursery) -> None:
         self._services = services
         self._nursery = nursery
+        self._moves = moves
         self._attempts = Attempts(services, moves)
-        self._queue = WaitingQueue()
+        self.takes_all = False  # whether every PENDING entry on record is to run, not only those that were asked for
+        self._queue = WaitingQueue(services.config.entries_per_host)
         self._delays = trio.Event()
         self._kept: dict[str, Kept] = {}
         self._running: dict[str, Run] = {}
@@ -54,8 +73,9 @@ class Runs:
         """Give entries that wait for a time their turn when it comes; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._attempts.report)
+            nursery.start_soon(self._reconcile_regularly)
             while True:
-                at = self._queue.next_at()
+                at = self._queue.next_at(trio.current_time())  # what is due by now waits for room, which wakes it
                 with trio.move_on_at(math.inf if at is None else at):
                     await self._delays.wait()
                     self._delays = trio.Event()
@@ -68,6 +88,10 @@ class Runs:
     def active(self, entry_id: str) -> bool:
         """Whether the entry runs, waits for its turn, or is being changed."""
         return entry_id in self._running or entry_id in self._queue or entry_id in self._locks
+
+    def running(self, entry_id: str) -> bool:
+        """Whether an attempt at the entry is made right now."""
+        return entry_id in self._running
 
     def kept(self, entry_id: str) -> Kept | None:
         """What is known of an entry that runs or waits for its turn, beside its record; None for another."""
@@ -86,10 +110,14 @@ class Runs:
 
     @asynccontextmanager
     async def alone(self, entry_id: str) -> AsyncIterator[None]:
-        """The block is the only one that changes the entry from outside: requests for one id come one by one."""
+        """The block is the only one that changes the entry from outside: requests for one id come one by one. What was
+        interrupted has ended by then."""
         lock = self._locks.setdefault(entry_id, trio.Lock())
         try:
             async with lock:
+                run = self._running.get(entry_id)
+                if run is not None and run.recorded.is_set():
+                    await run.ended.wait()
                 yield
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
@@ -103,29 +131,78 @@ class Runs:
         else:
             self._kept.pop(entry.id, None)
         self._unrecorded.pop(entry.id, None)
-        self.enqueue(entry.id, entry.priority, entry.sequence)
-        if not entry.destination_is_folder:
-            self._targets.claim(entry.destination, entry.id)
+        self._enqueue(entry)
         self._fill()
 
-    def enqueue(self, entry_id: str, priority: int, sequence: int, not_before: float | None = None) -> None:
-        """Give the entry its place in the queue; it is looked at when :meth:`run` or a change comes by."""
-        self._queue.add(entry_id, priority, sequence, not_before)
+    def take_up(self, line: PendingLine) -> None:
+        """Let an entry run, that is PENDING on record, when its time and its turn come; :meth:`run` sees to that."""
+        at = not_before(line.next_retry_at, self._services.now(), trio.current_time(), self._services.config)
+        self._enqueue(line, at)
         self._delays.set()
 
-    async def stop(self, entry_id: str) -> None:
-        """Nothing runs and nothing waits for the entry when this returns; its bytes are kept."""
+    def _enqueue(self, entry: DownloadEntry | PendingLine, at: float | None = None) -> None:
+        if not entry.destination_is_folder:
+            self._targets.claim(entry.destination, entry.id)
+        if entry.id not in self._running:
+            host, group = host_of(entry.sources[0]), entry.group_id
+            self._queue.add(entry.id, entry.priority, entry.sequence, at, host=host, group=group)
+
+    async def prioritise(self, entry_id: str, priority: int, *, preempt: bool = False) -> DownloadEntry:
+        """Give the entry another priority, on record and in the queue. ``preempt``: when it has to wait only because
+        all turns are taken, a running one of lower priority gives its own up, and gets it again later.
+
+        Raises InvalidRequest, UnknownEntry, EngineClosed.
+        """
+        self.check_open()
+        if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+            raise InvalidRequest(f"priority must be a number that fits 32 bits, not {priority!r}")
+        async with self.alone(entry_id):
+            entry = self._services.store.get(entry_id)
+            if entry is None:
+                raise UnknownEntry(f"there is no entry {entry_id}")
+            write, store = self._services.write, self._services.store
+            entry = await write(store.update, entry_id, entry.epoch, priority=priority)
+            self._queue.prioritise(entry_id, priority)
+        self._fill()
+        if preempt:
+            self._make_room(entry_id)
+        return entry
+
+    def _make_room(self, entry_id: str) -> None:
+        among = [other for other, run in self._running.items() if not run.scope.cancel_called]
+        victim = self._queue.victim(entry_id, trio.current_time(), among)
+        if victim is not None:
+            run = self._running[victim]
+            run.ending = YIELDED
+            run.scope.cancel()
+
+    async def stop(self, entry_id: str, ending: Ending | None = PREEMPTED) -> None:
+        """Nothing runs and nothing waits for the entry when this returns; its bytes are kept. ``ending``: what is
+        recorded of the attempt that this cuts off, in the transition that ends it; None: nothing."""
         self._queue.discard(entry_id)
         run = self._running.get(entry_id)
         if run is not None:
+            run.ending = ending
             run.scope.cancel()
             await run.ended.wait()
             self._queue.discard(entry_id)
         self._kept.pop(entry_id, None)
+        self._targets.release(entry_id)
+
+    async def interrupt(self, entry_id: str, ending: Ending) -> None:
+        """:meth:`stop`, but back as soon as the ending is on record: the last commit of its bytes may still be under
+        way. The next who has the entry alone waits for that."""
+        run = self._running.get(entry_id)
+        if run is None:
+            await self.stop(entry_id, ending)
+            return
+        run.ending, run.hurried = ending, True
+        run.scope.cancel()
+        await run.recorded.wait()
 
     def _fill(self) -> None:
         """Give turns while there is room."""
-        while len(self._running) < self._services.config.entries_at_once and not self._attempts.closing:
+        while len(self._running) < self._services.config.running_max and not self._attempts.closing:
             entry_id = self._queue.take(trio.current_time())
             if entry_id is None:
                 return
@@ -133,11 +210,12 @@ class Runs:
                 entry = self._services.store.get(entry_id)
             except StoreError as error:
                 self._unrecorded[entry_id] = error
-                self._settle(entry_id)
-                continue
+                entry = None
             if entry is None or entry.state is not State.PENDING:
+                self._queue.done(entry_id)
                 self._settle(entry_id)
                 continue
+            self._unrecorded.pop(entry_id, None)
             stats = self._stats.setdefault(entry_id, RunStats())
             run = self._running[entry_id] = Run(self._kept.pop(entry_id, Kept()), stats)
             self._nursery.start_soon(self._drive, entry, run, name=f"entry {entry_id}")
@@ -151,15 +229,77 @@ class Runs:
             # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands:
             # asking again, or the next start, takes the entry up from there.
             self._unrecorded[entry.id] = error
+        except (IllegalTransition, StaleEpoch, UnknownEntry) as late:
+            log.warning("entry %s: the result of an attempt came too late and was dropped: %s", entry.id, late)
         finally:
             del self._running[entry.id]
-            if delay_s is not None and not run.scope.cancel_called:
+            if self._goes_on(entry, run, delay_s):
                 self._kept[entry.id] = run.kept
-                self.enqueue(entry.id, entry.priority, entry.sequence, trio.current_time() + delay_s)
+                self._queue.put_back(entry.id, None if delay_s is None else trio.current_time() + delay_s)
+                self._delays.set()
             else:
+                self._queue.done(entry.id)
                 self._settle(entry.id)
+            run.recorded.set()
             run.ended.set()
             self._fill()
+
+    def _goes_on(self, entry: DownloadEntry, run: Run, delay_s: float | None) -> bool:
+        """Whether the entry waits again after its attempt: it is to be tried again, or gave its turn up for another."""
+        if entry.id in self._unrecorded:
+            return False
+        if run.scope.cancel_called:
+            return run.ending == YIELDED and entry.state is State.PENDING
+        return delay_s is not None
+
+    async def reconcile(self) -> list[Recovered]:
+        """Compare what is on record with what runs and waits, and mend the difference: an entry that is IN_PROGRESS and
+        has no task, or PENDING and no place in the queue, gets one. Returns what was mended; it is told as events too.
+
+        Raises StoreError when the records cannot be read or written.
+        """
+        services = self._services
+        running = await services.work(services.store.list, State.IN_PROGRESS, None, LINES_PER_LOOK)
+        strays = [entry.id for entry in running if not self.active(entry.id)]
+        first = 0
+        while page := await services.work(services.store.pending, first, LINES_PER_LOOK):
+            lost = [line.id for line in page if not self.active(line.id)]
+            strays += [entry_id for entry_id in lost if self.takes_all or entry_id in self._unrecorded]
+            first = page[-1].sequence + 1
+        mended = [await self._mend(entry_id) for entry_id in strays]
+        return [each for each in mended if each is not None]
+
+    async def _mend(self, entry_id: str) -> Recovered | None:
+        async with self.alone(entry_id):
+            entry = self._services.store.get(entry_id)
+            if entry is None or entry_id in self._running or entry_id in self._queue:
+                return None
+            waits = bool(entry.secret_header_names)  # for credentials, which are not on record
+            if entry.state is State.IN_PROGRESS:
+                reason = Reason.NEEDS_CREDENTIALS if waits else Reason.RECOVERED
+                entry = await self._moves.move(entry, Event.RECOVER, reason)
+                what = "was on record as running, and no task had it; it waits for its turn again"
+            elif entry.state is State.PENDING and not waits:
+                what = "was on record as waiting, and had no place in the queue; it has one again"
+            else:
+                return None
+            self._unrecorded.pop(entry_id, None)
+            if not waits:
+                at = not_before(entry.next_retry_at, self._services.now(), trio.current_time(), self._services.config)
+                self._enqueue(entry, at)
+        told = Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what)
+        log.warning("entry %s %s", entry_id, what)
+        self._services.emit(told)
+        self._delays.set()
+        return told
+
+    async def _reconcile_regularly(self) -> None:
+        while True:
+            await trio.sleep(self._services.config.reconcile_interval_s)
+            try:
+                await self.reconcile()
+            except (StoreError, StorageError) as error:
+                log.warning("what runs could not be compared with the records, and will be later: %s", error)
 
     def _settle(self, entry_id: str) -> None:
         """Nothing runs for the entry any more, and nothing will unless it is asked for."""

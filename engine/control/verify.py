@@ -29,8 +29,18 @@ class Health(StrEnum):
     UNREADABLE = "unreadable"
 
 
+class Repair(StrEnum):
+    """What is being done about a file that is not valid."""
+
+    NONE = ""
+    CHUNKS = "chunks"  # only what is bad is fetched again
+    WHOLE = "whole"  # everything is
+    REFUSED = "refused"  # nothing; the message says why
+
+
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry's health. ``bad_ranges``: byte ranges ``[start, end)`` whose bytes are not what was downloaded."""
+    """One entry's health as it was found. ``bad_ranges``: byte ranges ``[start, end)`` whose bytes are not what was
+    downloaded. ``repair``: what was begun about it; the entry then runs, and is COMPLETED again at its end."""
 
     id: str
     health: Health
@@ -38,6 +48,7 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     bytes_checked: int = 0
     bad_ranges: tuple[tuple[int, int], ...] = ()
     message: str = ""
+    repair: Repair = Repair.NONE
 
 
 def validate(store: StateStore, files: FileSystem, entry: DownloadEntry) -> Validation:

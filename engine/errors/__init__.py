@@ -6,10 +6,12 @@ can help (``retryable``), and what to do (``advice``)::
     EngineError
     ├─ InvalidRequest        a request that can never work           ├─ UnknownEntry
     ├─ IllegalTransition     an event its state does not allow       ├─ EngineClosed
-    ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, EventsLost, InternalError
+    ├─ UnknownGroup          no such album, playlist …               ├─ ScopeResetting
+    ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, Superseded, EventsLost
+    ├─ PoisonError           what crashed the process repeatedly     ├─ InternalError
     ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable, EntryExists, ForkedProcess
     └─ TransferError         what ends or interrupts one attempt
-       ├─ NetworkError ── DnsError, ConnectRefused, ConnectTimeout, ConnectionLost, Stalled
+       ├─ NetworkError ── DnsError (ResolverDown), NoRoute, ConnectRefused, ConnectTimeout, ConnectionLost, Stalled
        ├─ TlsError
        ├─ ServerError ── ProtocolViolation, HttpStatus, BadRange, BadRedirect, Encoded, UnverifiableLength, Changed
        ├─ IntegrityError
@@ -29,13 +31,17 @@ from engine.errors.base import (
     IllegalTransition,
     InternalError,
     InvalidRequest,
+    PoisonError,
+    ScopeResetting,
     StaleEpoch,
     StoreBusy,
     StoreCorrupt,
     StoreError,
     StoreTooNew,
     StoreUnusable,
+    Superseded,
     UnknownEntry,
+    UnknownGroup,
     sole_error,
 )
 from engine.errors.storage import (
@@ -65,7 +71,9 @@ from engine.errors.transfer import (
     HttpStatus,
     IntegrityError,
     NetworkError,
+    NoRoute,
     ProtocolViolation,
+    ResolverDown,
     ServerError,
     Stalled,
     TlsError,
@@ -99,11 +107,15 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "NetworkError",
+    "NoRoute",
     "NoSpace",
     "NotPermitted",
     "PartLost",
+    "PoisonError",
     "ProtocolViolation",
     "ReadOnly",
+    "ResolverDown",
+    "ScopeResetting",
     "ServerError",
     "StaleEpoch",
     "Stalled",
@@ -113,6 +125,7 @@ __all__ = [
     "StoreError",
     "StoreTooNew",
     "StoreUnusable",
+    "Superseded",
     "TargetExists",
     "TargetGone",
     "TargetInvalid",
@@ -121,6 +134,7 @@ __all__ = [
     "TooManyFiles",
     "TransferError",
     "UnknownEntry",
+    "UnknownGroup",
     "UnverifiableLength",
     "sole_error",
     "status_code_name",

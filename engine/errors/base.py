@@ -30,6 +30,13 @@ class InternalError(EngineError):
     """An error that nobody expected ended an attempt: a bug. Its traceback is in the log ``engine``."""
 
 
+class PoisonError(EngineError):
+    """The process died several times in a row while this entry ran, and it came no further: it is not tried unasked."""
+
+    code = "poison"
+    advice = "Retry it to give it another chance, best alone. " + EngineError.advice
+
+
 class InvalidRequest(EngineError, ValueError):
     """A request, option or URL that can never work; nothing was done."""
 
@@ -49,12 +56,40 @@ class UnknownEntry(EngineError, KeyError):
         return str(self.args[0]) if self.args else self.code
 
 
+class UnknownGroup(EngineError, KeyError):
+    """No group of this scope has this id."""
+
+    code = "unknown_group"
+    fault = Fault.CALLER
+    advice = "List the scope's groups to see their ids."
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else self.code
+
+
+class ScopeResetting(EngineError):
+    """The scope is being emptied; nothing new is let in until that is done."""
+
+    code = "scope_resetting"
+    fault = Fault.CALLER
+    retryable = True
+    advice = "Ask again once the reset of the scope has ended."
+
+
 class IllegalTransition(EngineError):
     """The entry's state does not allow this event; nothing was changed."""
 
     code = "illegal_transition"
     fault = Fault.CALLER
     advice = "Look at the entry's state first."
+
+
+class Superseded(EngineError):
+    """A later request took the place of this one: the entry that was waited for was removed."""
+
+    code = "superseded"
+    fault = Fault.CALLER
+    advice = "Ask for it again if it is still wanted."
 
 
 class StaleEpoch(EngineError):

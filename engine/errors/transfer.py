@@ -56,8 +56,22 @@ class DnsError(NetworkError):
     advice = "Check the host name and the resolver."
 
 
+class ResolverDown(DnsError):
+    """No name could be resolved just now: no resolver answered, or it has trouble of its own."""
+
+    code = "resolver"
+    advice = "Check the connection and the resolver; the bytes so far are kept."
+
+
+class NoRoute(NetworkError):
+    """This machine has no way to the host: no network, or no route in it."""
+
+    code = "no_route"
+    advice = "Connect to the network; it goes on by itself then. The bytes so far are kept."
+
+
 class ConnectRefused(NetworkError):
-    """No address of the host accepted the connection (refused, unreachable)."""
+    """No address of the host accepted the connection."""
 
     code = "refused"
     advice = "Check host and port, and that the server runs."

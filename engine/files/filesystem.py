@@ -18,6 +18,8 @@ FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 _GET_VERSION: Final = 0x80087601  # FS_IOC_GETVERSION
 _READ_BYTES: Final = 1024 * 1024
+# Where the kernel does not copy between two files itself.
+_NO_COPY: Final = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ETXTBSY})
 
 
 class FileSystem:
@@ -127,6 +129,30 @@ class FileSystem:
             offset += len(piece)
             length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def copy_range(self, source_fd: int, target_fd: int, offset: int, length: int) -> int:
+        """Copy ``[offset, offset + length)`` to the same place of another file, by sharing the blocks where the file
+        system can; returns how many bytes were copied, fewer at the source's end."""
+        done = 0
+        while done < length:
+            at = offset + done
+            try:
+                copied = os.copy_file_range(source_fd, target_fd, length - done, at, at)
+            except OSError as error:
+                if error.errno not in _NO_COPY:
+                    raise
+                copied = self._copy_through(source_fd, target_fd, at, min(length - done, _READ_BYTES))
+            if copied == 0:
+                break
+            done += copied
+        return done
+
+    def _copy_through(self, source_fd: int, target_fd: int, at: int, length: int) -> int:
+        data = self.read_at(source_fd, length, at)
+        written = 0
+        while written < len(data):
+            written += os.pwrite(target_fd, data[written:], at + written)
+        return written
 
     def write_all(self, fd: int, data: bytes) -> None:
         """Write a small file's bytes at its start; for lock and lease files, never for media."""

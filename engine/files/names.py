@@ -5,6 +5,7 @@ Paths the caller names are the caller's; only names that come from a server or a
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 NAME_BYTES_MAX = 200  # of 255 on common file systems: room for a suffix that makes it unique
@@ -192,6 +193,15 @@ def with_tag(name: str, tag: str) -> str:
     if not dot or not stem:
         return _shorten(name, f"-{tag}")
     return _shorten(stem, f"-{tag}.{extension}")
+
+
+_PART_NAME = re.compile(r"\.oe-([0-9a-f]{16})-[0-9]+\.part")
+
+
+def tag_of_part(name: str) -> str | None:
+    """The tag of the entry that an unfinished file of the engine's own belongs to; None for any other name."""
+    found = _PART_NAME.fullmatch(name)
+    return found[1] if found is not None else None
 
 
 def part_name(entry_tag: str, generation: int) -> str:

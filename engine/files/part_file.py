@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.config import Config
@@ -100,11 +101,13 @@ def create_part(
     *,
     durable: bool,
     reserve: bool = True,
+    room: Callable[[int], None] | None = None,
 ) -> PartFile:
     """A new empty part, with its blocks reserved when ``length`` is known (and ``reserve`` set) and its name durable
     when asked.
 
-    A leftover of the same name (recorded but never activated) is removed first. Raises NoSpace before any byte is
+    A leftover of the same name (recorded but never activated) is removed first. ``room`` checks the free space of the
+    folder that is open as its argument, in place of :func:`check_free_space`. Raises NoSpace before any byte is
     allocated, or another StorageError; then nothing is left behind.
     """
     try:
@@ -113,7 +116,10 @@ def create_part(
         raise storage_error(error, f"folder {folder}") from error
     fd = -1
     try:
-        check_free_space(files, folder_fd, length or 0, config)
+        if room is not None:
+            room(folder_fd)
+        else:
+            check_free_space(files, folder_fd, length or 0, config)
         try:
             fd = files.create_exclusive(folder_fd, name)
         except FileExistsError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.model.records import ErrorRecord
+from engine.model.records import DownloadEntry, ErrorRecord
 from engine.model.states import Reason, State
 
 
 class StateChanged(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
-    """The entry is now in ``state``, durably. Never lost, in order."""
+    """The entry is now in ``state``, durably. Never lost, in order. ``retry_at``: when it is tried again by itself;
+    then ``tries`` of at most ``tries_max`` were made in a row without progress."""
 
     id: str
     epoch: int
@@ -18,6 +19,9 @@ class StateChanged(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
     state: State
     reason: Reason = Reason.NONE
     error: ErrorRecord | None = None
+    retry_at: float | None = None
+    tries: int = 0
+    tries_max: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
@@ -41,4 +45,37 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True, tag="recovered"):
     what: str
 
 
-EngineEvent = StateChanged | Progress | Recovered
+class Removed(msgspec.Struct, frozen=True, kw_only=True, tag="removed"):
+    """The entry is no more, durably; its files follow, but for the finished one when that was to be kept."""
+
+    id: str
+    epoch: int
+    attempt: int
+    kept_file: bool = False
+
+
+class MaintenanceDone(msgspec.Struct, frozen=True, kw_only=True, tag="maintenance"):
+    """A clean-up came to its end: what it removed, and ``bytes_reclaimed`` of the disk. It is of no one entry."""
+
+    files_removed: int
+    entries_removed: int
+    bytes_reclaimed: int
+    findings: int
+    id: str = ""
+    epoch: int = 0
+    attempt: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """The first events of a subscription that asked for them: the entries as they are, a bounded number in each, in
+    order of adding. After the ``last`` one come the changes since, and none that a snapshot shows already. ``id``: of
+    the one entry that was subscribed to; ``epoch`` and ``attempt`` are those of each entry."""
+
+    entries: tuple[DownloadEntry, ...]
+    last: bool
+    id: str = ""
+    epoch: int = 0
+    attempt: int = 0
+
+
+EngineEvent = StateChanged | Progress | Recovered | Removed | Snapshot | MaintenanceDone

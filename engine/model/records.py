@@ -31,7 +31,8 @@ class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     "in this folder, under the server's name"; without one the file goes into the library's own folder.
     ``headers`` are sent to the URL's own origin only. Those that carry credentials (see ``secret_headers``) are kept in
     memory and never persisted. ``expect``: algorithm to hex digest (blake3, sha256, sha512, sha1, md5).
-    ``connections``: at most this many for this entry; None takes the configured default.
+    ``connections``: at most this many for this entry; None takes the configured default. ``group_id``: the group that
+    it is fetched for, which takes turns with others; set by what adds groups.
     """
 
     url: str
@@ -40,6 +41,7 @@ class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     product_id: str = ""
     product_type: str = ""
     title: str = ""
+    group_id: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     secret_headers: tuple[tuple[str, str], ...] = ()
     destination: str | None = None
@@ -159,7 +161,8 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What playback needs of a completed entry. ``mtime_ns``: the file's time stamp when it was published; another one
-    means that somebody changed it since."""
+    means that somebody changed it since. ``device``, ``inode`` and ``inode_version`` tell it from every other file;
+    zeros where an older version wrote the record."""
 
     id: str
     path: str
@@ -174,6 +177,9 @@ class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     verified_at: float = 0.0
     mtime_ns: int = 0
+    device: int = 0
+    inode: int = 0
+    inode_version: int = 0
 
 
 class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +188,9 @@ class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True):
     ``destination`` is absolute; empty means the library's own folder. ``destination_is_folder`` asks for the server's
     name inside it. ``secret_header_names`` tells which credentials the source needs; their values are never kept.
     ``sequence`` is the order of adding. ``epoch`` grows when the entry starts anew: results of older epochs are
-    dropped.
+    dropped. ``pinned``: never evicted. ``last_read_at``: when somebody last held its finished file open, as far as is
+    recorded. ``crashes``: how often in a row the process died while the entry ran, without one byte more on record than
+    the ``crash_bytes`` of the time before.
     """
 
     id: str
@@ -215,6 +223,10 @@ class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 1
     sequence: int = 0
     group_id: str = ""
+    crashes: int = 0
+    crash_bytes: int = 0
+    pinned: bool = False
+    last_read_at: float | None = None
 
     @property
     def url(self) -> str:

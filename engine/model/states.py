@@ -65,6 +65,7 @@ class Reason(OpenEnum):
     BACKOFF = "backoff"
     SHUTDOWN = "shutdown"
     RECOVERED = "recovered"
+    PREEMPTED = "preempted"
     NEEDS_URL = "needs_url"
     NEEDS_CREDENTIALS = "needs_credentials"
     ERROR = "error"

@@ -18,6 +18,8 @@ from engine.errors import (
     DnsError,
     InvalidRequest,
     NetworkError,
+    NoRoute,
+    ResolverDown,
     TlsError,
     TooManyFiles,
     TransferError,
@@ -28,6 +30,9 @@ from engine.net.url import Origin
 # This side ran out of something (N21, N22): not the host's fault.
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _OWN_LIMITS = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+# No network at all, and a host that nobody on its network has heard of: it may be the host's fault.
+_NO_NETWORK = frozenset({errno.ENETUNREACH, errno.ENETDOWN})
+_NO_ANSWER = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN})
 
 TLS_SESSIONS_MAX = 256  # origins
 
@@ -88,7 +93,8 @@ class Dialer:
             try:
                 stream = await trio.open_tcp_stream(origin.host, origin.port)
             except (socket.gaierror, UnicodeError) as error:
-                raise DnsError(f"the host name {origin.host} could not be resolved: {_reason(error)}") from error
+                kind = ResolverDown if getattr(error, "errno", None) == socket.EAI_AGAIN else DnsError
+                raise kind(f"the host name {origin.host} could not be resolved: {_reason(error)}") from error
             except OSError as error:
                 raise _connect_error(error) from error
             sock = socket.socket(fileno=stream.socket.detach())
@@ -174,6 +180,8 @@ def _connect_error(error: OSError) -> TransferError:
         return TooManyFiles(message)
     if numbers & _OWN_LIMITS:
         return NetworkError(message)
-    if numbers and numbers <= {errno.ETIMEDOUT}:
+    if numbers and numbers <= _NO_NETWORK:
+        return NoRoute(message)
+    if numbers and numbers <= _NO_ANSWER | _NO_NETWORK:
         return ConnectTimeout(message)
     return ConnectRefused(message)

@@ -1,7 +1,8 @@
 """Which connection carries the next exchange. One list of idle connections, one pure decision; all effects around it.
 
-A slot is a borrowed connection. Slots are a trio semaphore: FIFO, and no wake-up is lost to a cancellation. Idle
-connections hold no slot; the oldest makes room when the total would be exceeded.
+A slot is a borrowed connection. Slots are trio semaphores: FIFO, and no wake-up is lost to a cancellation. Who waits
+for a slot of its host holds none of the slots of all: nobody waits behind a host that has no more. Idle connections
+hold no slot; the oldest makes room when the total would be exceeded.
 """
 
 from __future__ import annotations
@@ -25,13 +26,24 @@ class PoolKey(NamedTuple):
     tls: str
 
 
+class _HostSlots:
+    """The slots of one host, whatever its ports and schemes. ``users``: who has one or waits for one."""
+
+    __slots__ = ("slots", "users")
+
+    def __init__(self, most: int) -> None:
+        self.slots = trio.Semaphore(most, max_value=most)
+        self.users = 0
+
+
 class Pool:
-    """Connections by key, at most ``connections_max`` open at once."""
+    """Connections by key, at most ``connections_max`` open at once, and ``connections_per_host`` borrowed of a host."""
 
     def __init__(self, config: Config, dialer: Dialer) -> None:
         self._config = config
         self._dialer = dialer
         self._slots = trio.Semaphore(config.connections_max, max_value=config.connections_max)
+        self._hosts: dict[str, _HostSlots] = {}
         self._idle: list[tuple[PoolKey, Connection]] = []  # the longest idle first
         self._active: dict[Connection, PoolKey] = {}
         self._connecting = 0
@@ -45,7 +57,7 @@ class Pool:
     async def acquire(self, origin: Origin, *, fresh: bool = False) -> Connection:
         """An idle connection to ``origin``, or a new one (always with ``fresh``). Waits in line while all are borrowed.
         Give it back with :meth:`release`. Raises EngineClosed and what the dialer raises."""
-        await self._slots.acquire()
+        await self._take_slots(origin.host)
         try:
             self._refuse_closed()
             key = PoolKey(origin, self._dialer.label if origin.scheme == "https" else "")
@@ -54,14 +66,14 @@ class Pool:
                 connection = await self._open(origin)
             self._active[connection] = key
         except BaseException:
-            self._slots.release()
+            self._give_slots(origin.host)
             raise
         return connection
 
     def release(self, connection: Connection, reusable: bool) -> None:
         """Take a borrowed connection back. One that is not ``reusable`` has been closed."""
         key = self._active.pop(connection)
-        self._slots.release()
+        self._give_slots(key.origin.host)
         if not reusable:
             return
         self._idle.append((key, connection))
@@ -76,6 +88,35 @@ class Pool:
         for connection in list(self._active):
             connection.close()
         await trio.lowlevel.checkpoint()
+
+    async def _take_slots(self, host: str) -> None:
+        if self._config.connections_per_host == 0:
+            await self._slots.acquire()
+            return
+        own = self._hosts.setdefault(host, _HostSlots(self._config.connections_per_host))
+        own.users += 1
+        try:
+            await own.slots.acquire()
+            try:
+                await self._slots.acquire()
+            except BaseException:
+                own.slots.release()
+                raise
+        except BaseException:
+            self._leave(host, own)
+            raise
+
+    def _give_slots(self, host: str) -> None:
+        self._slots.release()
+        own = self._hosts.get(host)
+        if own is not None:
+            own.slots.release()
+            self._leave(host, own)
+
+    def _leave(self, host: str, own: _HostSlots) -> None:
+        own.users -= 1
+        if own.users == 0:
+            del self._hosts[host]
 
     async def _open(self, origin: Origin) -> Connection:
         room = self._config.connections_max - len(self._active) - self._connecting - 1

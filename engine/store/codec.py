@@ -20,6 +20,7 @@ FORMAT: Final = 1
 KEY_BYTES: Final = 16
 PART_KEY_BYTES: Final = KEY_BYTES + 2
 STATE_KEY_BYTES: Final = 16
+PLACE_BYTES: Final = 8  # volume and position of a member
 
 _HEADER: Final = struct.Struct(">BI")
 _PART: Final = struct.Struct(">H")
@@ -47,6 +48,7 @@ class Table(Enum):
     GROUPS = b"groups"
     MEMBERS = b"members"
     LINKS = b"links"
+    SORTED = b"sorted"
     INBOX = b"inbox"
     TOMBSTONES = b"tombstones"
 
@@ -66,6 +68,8 @@ KEY_SIZES: Final = {
     Table.SUSPECTS: 2 * _NUMBER.size,
     Table.BY_SCOPE: KEY_BYTES + _NUMBER.size,
     Table.GROUPS: KEY_BYTES,
+    Table.MEMBERS: KEY_BYTES + PLACE_BYTES,
+    Table.LINKS: 2 * KEY_BYTES + PLACE_BYTES,
     Table.INBOX: _NUMBER.size,
     Table.TOMBSTONES: KEY_BYTES,
 }
@@ -146,7 +150,7 @@ def number_of(key: bytes) -> int:
 
 def scope_key(scope: str) -> bytes:
     """The prefix of a scope in the by-scope index; a scope may be of any length."""
-    return blake3(scope.encode()).digest(length=KEY_BYTES)
+    return blake3(scope.encode(errors="surrogatepass")).digest(length=KEY_BYTES)
 
 
 def state_key(state: str) -> bytes:

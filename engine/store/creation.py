@@ -19,7 +19,7 @@ from engine.store.translate import translated
 from engine.store.txn import Handles, Txn
 
 STORE_NAME: Final = "store"
-_UNFINISHED: Final = "store.tmp-"
+UNFINISHED: Final = "store.tmp-"
 _UUID: Final = b"uuid"
 
 
@@ -31,7 +31,7 @@ def ensure_store(root: str, map_bytes: int, files: FileSystem) -> str:
     path = os.path.join(root, STORE_NAME)
     with translated(f"make the store {path}"):
         for name in files.names(root):
-            if name.startswith(_UNFINISHED):
+            if name.startswith(UNFINISHED):
                 files.remove_tree(os.path.join(root, name))
         if files.stat_path(path) is None:
             _create(root, map_bytes, files)
@@ -45,7 +45,7 @@ def read_uuid(txn: Txn) -> str:
 
 def _create(root: str, map_bytes: int, files: FileSystem) -> None:
     identity = uuid.uuid4().hex
-    name = _UNFINISHED + identity
+    name = UNFINISHED + identity
     folder = os.path.join(root, name)
     files.make_folders(folder)
     environment = open_raw(folder, map_bytes, files, readonly=False, create=True)

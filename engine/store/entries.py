@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -10,11 +11,12 @@ import msgspec
 from engine.errors import BadRecord, EntryExists, InvalidRequest, StaleEpoch, StoreCorrupt, UnknownEntry
 from engine.model.records import DownloadEntry, OfflineEntry
 from engine.model.states import NEW_EPOCH, Event, Reason, State, advance
-from engine.store import parts
+from engine.store import links, parts, resets
 from engine.store.codec import Table, decode, encode, entry_key, number_key, number_of, scope_key, state_key
 from engine.store.txn import Txn
 
 _NEXT_SEQUENCE: Final = b"next_sequence"
+_EPOCH_FLOOR: Final = b"epoch_floor"
 _INDEXES: Final = (Table.BY_SEQUENCE, Table.BY_STATE, Table.BY_SCOPE)
 _EPOCH_GAP_BITS: Final = 16  # more epochs than an entry ever has
 # What only `transition` and `add` may set.
@@ -67,17 +69,21 @@ def add(txn: Txn, entry: DownloadEntry) -> DownloadEntry:
 
 
 def add_missing(txn: Txn, entry: DownloadEntry) -> DownloadEntry | None:
-    """Store a new entry as the last in order; None, and nothing is changed, when its id is there already.
+    """Store a new entry as the last in order; None, and nothing is changed, when its id is there already, or files of
+    an earlier one are still to be deleted. Raises ScopeResetting while its scope is being emptied.
 
     A damaged record, of no use to anybody, is noted and makes room, with all that hung on it.
     """
     key = entry_key(entry.id)
+    if txn.has(Table.TOMBSTONES, key):
+        return None
     damaged = txn.has(Table.ENTRIES, key)
     if damaged and not _drop_damaged(txn, entry.id):
         return None
+    resets.check(txn, entry.scope)
     sequence = _take_sequence(txn)
     # Nobody knows at which epoch the damaged one was: none of its late results may count as the new one's.
-    epoch = entry.epoch + (sequence << _EPOCH_GAP_BITS) if damaged else entry.epoch
+    epoch = entry.epoch + (sequence << _EPOCH_GAP_BITS) if damaged else max(entry.epoch, _epoch_floor(txn))
     placed = msgspec.structs.replace(entry, sequence=sequence, epoch=epoch)
     txn.put(Table.ENTRIES, key, encode(placed))
     for table, place in _places(placed):
@@ -90,7 +96,7 @@ def _drop_damaged(txn: Txn, entry_id: str) -> bool:
     try:
         find(txn, entry_id)
     except BadRecord:
-        remove(txn, entry_id)
+        _erase(txn, entry_id)
         parts.remove_all(txn, entry_id)
         return True
     return False
@@ -141,11 +147,23 @@ def transition(
     return new
 
 
-def remove(txn: Txn, entry_id: str) -> None:
-    """Take the entry, its offline record and its places in the indexes away. A damaged record can be removed too."""
+def remove(txn: Txn, entry_id: str) -> DownloadEntry | None:
+    """Take the entry, its offline record and its places in the indexes away; returns it. A damaged one can be removed
+    too (None). Entries that come after it begin at later epochs: should one have its id, then no late result of this
+    one is taken for its own. Raises UnknownEntry."""
+    entry = _erase(txn, entry_id)
+    links.forget_own(txn, entry_key(entry_id))
+    gone = (newest_sequence(txn) + 1) << _EPOCH_GAP_BITS if entry is None else entry.epoch
+    if gone >= _epoch_floor(txn):
+        txn.put(Table.META, _EPOCH_FLOOR, (gone + 1).to_bytes(8, "big"))
+    return entry
+
+
+def _erase(txn: Txn, entry_id: str) -> DownloadEntry | None:
     key = entry_key(entry_id)
     if not txn.has(Table.ENTRIES, key):
         raise UnknownEntry(f"no entry has the id '{entry_id}'")
+    entry: DownloadEntry | None = None
     try:
         entry = require(txn, entry_id)
     except BadRecord:  # noted by find(); its places are not known then, so they are looked for
@@ -157,6 +175,7 @@ def remove(txn: Txn, entry_id: str) -> None:
             txn.delete(table, place)
     txn.delete(Table.ENTRIES, key)
     txn.delete(Table.OFFLINE, key)
+    return entry
 
 
 def put_offline(txn: Txn, offline: OfflineEntry) -> None:
@@ -180,6 +199,17 @@ def page(txn: Txn, state: State | None, after: str | None, limit: int) -> list[D
     return found
 
 
+def page_from(txn: Txn, sequence: int, limit: int) -> list[DownloadEntry]:
+    """At most ``limit`` entries in order of adding, from that number on. Damaged ones are noted and left out."""
+    return list(islice(_from(txn, None, sequence), limit))
+
+
+def ids(txn: Txn, state: State | None, scope: str | None) -> list[str]:
+    """The ids of all sound entries of a state and a scope (None: of any), in order of adding."""
+    found = _from(txn, state, 0) if scope is None else of_scope(txn, scope)
+    return [entry.id for entry in found if state is None or entry.state == state]
+
+
 class PendingLine(msgspec.Struct, frozen=True):
     """Of an entry's record, what decides when it runs: the rest is not even decoded."""
 
@@ -190,12 +220,18 @@ class PendingLine(msgspec.Struct, frozen=True):
     secret_header_names: tuple[str, ...] = ()
     destination: str = ""
     destination_is_folder: bool = True
+    sources: tuple[str, ...] = ()
+    group_id: str = ""
 
 
-def pending(txn: Txn) -> list[PendingLine]:
-    """A line for every PENDING entry, in order of adding. Damaged ones are noted and left out."""
+def pending(txn: Txn, first: int = 0, limit: int | None = None) -> list[PendingLine]:
+    """A line for every PENDING entry from the sequence ``first`` on, at most ``limit``, in order of adding. Damaged
+    ones are noted and left out."""
     found: list[PendingLine] = []
-    for _, key in txn.walk(Table.BY_STATE, state_key(State.PENDING.value)):
+    prefix = state_key(State.PENDING.value)
+    for _, key in txn.walk(Table.BY_STATE, prefix, prefix + number_key(first)):
+        if len(found) == limit:
+            break
         if key is None:
             continue
         owned = bytes(key)
@@ -307,13 +343,28 @@ def _state_place(entry: DownloadEntry) -> bytes:
     return state_key(entry.state.value) + number_key(entry.sequence)
 
 
-def _take_sequence(txn: Txn) -> int:
-    """The next number; never one that was used before, so that paging stays right when the last entry is removed."""
+def newest_sequence(txn: Txn) -> int:
+    """The number of the entry that was added last, which may be removed by now; 0 before there was one."""
     try:
         kept = txn.get(Table.META, _NEXT_SEQUENCE)
-        number = int.from_bytes(kept, "big") if kept is not None else 1
+        return int.from_bytes(kept, "big") - 1 if kept is not None else 0
     except BadRecord as error:
         txn.note(Table.META, _NEXT_SEQUENCE, "", str(error))
-        number = 1 + max((number_of(key) for key in txn.keys(Table.BY_SEQUENCE)), default=0)
+        return max((number_of(key) for key in txn.keys(Table.BY_SEQUENCE)), default=0)
+
+
+def _take_sequence(txn: Txn) -> int:
+    """The next number; never one that was used before, so that paging stays right when the last entry is removed."""
+    number = newest_sequence(txn) + 1
     txn.put(Table.META, _NEXT_SEQUENCE, (number + 1).to_bytes(8, "big"))
     return number
+
+
+def _epoch_floor(txn: Txn) -> int:
+    """The least epoch of a new entry."""
+    try:
+        kept = txn.get(Table.META, _EPOCH_FLOOR)
+        return int.from_bytes(kept, "big") if kept is not None else 1
+    except BadRecord as error:
+        txn.note(Table.META, _EPOCH_FLOOR, "", str(error))
+        return (newest_sequence(txn) + 1) << _EPOCH_GAP_BITS

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import lmdb
 
-from engine.errors import EngineClosed, EngineError, ForkedProcess, NoSpace
+from engine.errors import BadRecord, EngineClosed, EngineError, ForkedProcess, NoSpace
 from engine.files.filesystem import FileSystem
 from engine.store.codec import Table
 from engine.store.damage import DamageLog
@@ -29,6 +29,9 @@ MAP_BYTES_MAX: Final = 1 << 40
 _REPAIRABLE: Final = (lmdb.MapFullError, lmdb.MapResizedError, lmdb.PanicError, lmdb.ReadersFullError)
 _REPAIRS_MAX: Final = 64  # doubling from the smallest map to the largest takes fewer
 _CONFIRMED: Final = b"confirmed"
+GUESTS_KEY: Final = b"\xff" * 8  # in the inbox: the numbers of the last transactions of guests
+_GUESTS_KEPT: Final = 64
+_NUMBER_BYTES: Final = 8
 
 
 class _Gate:
@@ -79,13 +82,17 @@ class _Refused(Exception):  # a signal inside this module
 class Environment:
     """One open store folder of one process. Methods raise EngineClosed after ``close``, ForkedProcess in a child."""
 
-    def __init__(self, path: str, map_bytes: int, files: FileSystem, *, readonly: bool) -> None:
-        """Open what is there; nothing is created. Raises StoreCorrupt, StoreBusy, StoreUnusable."""
+    def __init__(self, path: str, map_bytes: int, files: FileSystem, *, readonly: bool, guest: bool = False) -> None:
+        """Open what is there; nothing is created. Raises StoreCorrupt, StoreBusy, StoreUnusable.
+
+        ``guest``: this process writes beside the owner, and signs its transactions, so that nobody takes one for his.
+        """
         self.path = path
         self.damages = DamageLog()
         self._files = files
         self._map_bytes = map_bytes
         self._readonly = readonly
+        self._guest = guest
         self._pid = os.getpid()
         self._gate = _Gate()
         self._writing = threading.RLock()
@@ -241,6 +248,8 @@ class Environment:
             result = work(txn)
             for finish in txn.at_end.values():
                 finish()
+            if self._guest:
+                _sign(txn, number)
         except BaseException:
             with self._gate.alone():
                 raw.abort()
@@ -259,12 +268,19 @@ class Environment:
         """Whether the commit of transaction ``number`` took place although it reported an error (L9).
 
         If it did, only the page cache may know of it: a further commit, which is synced, makes it durable or raises.
+        If it did not, the next one that did has its number, which may be a guest's: those are signed.
         """
         environment = self._environment()
         if environment.info()["last_txnid"] < number:
             return False
         with environment.begin(write=True) as raw:
-            Txn(raw, self._handles, self.damages).put(Table.META, _CONFIRMED, number.to_bytes(8, "big"))
+            txn = Txn(raw, self._handles, self.damages)
+            if (number in _signed(txn)) is not self._guest:
+                return False
+            if self._guest:
+                _sign(txn, raw.id())
+            else:
+                txn.put(Table.META, _CONFIRMED, number.to_bytes(_NUMBER_BYTES, "big"))
         return True
 
     def _grow(self, error: lmdb.MapFullError) -> None:
@@ -284,3 +300,18 @@ class Environment:
             if self._opened == seen:
                 self._shut()
                 self._open()
+
+
+def _signed(txn: Txn) -> list[int]:
+    """The numbers of the last transactions that guests committed; none when their list is damaged."""
+    try:
+        kept = txn.get(Table.INBOX, GUESTS_KEY) or b""
+    except BadRecord as error:
+        txn.note(Table.INBOX, GUESTS_KEY, "", str(error))
+        return []
+    return [int.from_bytes(kept[at : at + _NUMBER_BYTES], "big") for at in range(0, len(kept), _NUMBER_BYTES)]
+
+
+def _sign(txn: Txn, number: int) -> None:
+    numbers = [*_signed(txn), number][-_GUESTS_KEPT:]
+    txn.put(Table.INBOX, GUESTS_KEY, b"".join(number.to_bytes(_NUMBER_BYTES, "big") for number in numbers))

@@ -147,8 +147,16 @@ def _unsynced_of(txn: Txn, key: bytes) -> UnsyncedRecord:
     return UnsyncedRecord(decode(entry, DownloadEntry).id, decode(part, PartRecord).unsynced_boot)
 
 
+def remove(txn: Txn, entry_id: str, part_index: int) -> None:
+    """Drop the record, bits, CVs and unsynced line of one part."""
+    _remove_below(txn, part_key(entry_key(entry_id), part_index))
+
+
 def remove_all(txn: Txn, entry_id: str) -> None:
     """Drop the records, bits, CVs and unsynced lines of all parts of an entry."""
-    key = entry_key(entry_id)
+    _remove_below(txn, entry_key(entry_id))
+
+
+def _remove_below(txn: Txn, key: bytes) -> None:
     for table in (Table.PARTS, Table.BITS, Table.CVS, Table.UNSYNCED):
         txn.delete_below(table, key)

@@ -18,13 +18,15 @@ from engine.files.filesystem import FileSystem
 from engine.model.bitmap import Bitmap
 from engine.model.records import DownloadEntry, OfflineEntry, PartRecord
 from engine.model.states import Event, Reason, State
-from engine.store import commits, entries, pages, parts, suspects
+from engine.store import commits, entries, pages, parts, suspects, tombstones
 from engine.store.codec import Table, entry_key
 from engine.store.commits import ChunkCommit
 from engine.store.creation import STORE_NAME, ensure_store, read_uuid
 from engine.store.damage import Damage
 from engine.store.entries import PendingLine
 from engine.store.environment import Environment
+from engine.store.group_store import GroupStore
+from engine.store.inbox import EngineInbox
 from engine.store.lease import Lease
 from engine.store.opening import DATA_NAME
 from engine.store.root import check_file_system, prepare_root
@@ -34,6 +36,7 @@ from engine.store.structure import check_structure
 from engine.store.suspects import Suspects
 from engine.store.translate import translated
 from engine.store.txn import Txn
+from engine.store.usage import UsageStore
 
 __all__ = ["ChunkCommit", "Damage", "PendingLine", "Session", "StateStore", "Suspects"]
 
@@ -45,6 +48,7 @@ SuspectsList = list[Suspects]
 CommittedList = list[PartRecord | None]
 MaybeEntries = list[DownloadEntry | None]
 PendingList = list[PendingLine]
+IdList = list[str]
 
 
 class StateStore:
@@ -55,6 +59,10 @@ class StateStore:
         self._lease = lease
         self.session = session
         self.uuid = uuid
+        self.groups = GroupStore(environment)
+        self.inbox = EngineInbox(environment)
+        self.tombstones = tombstones.Tombstones(environment)
+        self.usage = UsageStore(environment)
 
     @classmethod
     def open(cls, root: str, config: Config, files: FileSystem, *, now: float) -> StateStore:
@@ -144,10 +152,18 @@ class StateStore:
         """
         return self._environment.read(lambda txn: entries.page(txn, state, after, limit))
 
-    def pending(self) -> PendingList:
-        """What the queue has to know of every PENDING entry, in order of adding; damaged ones are noted and left
-        out."""
-        return self._environment.read(entries.pending)
+    def page_from(self, sequence: int, limit: int) -> EntryList:
+        """At most ``limit`` entries in order of adding, from that number on; damaged ones are left out."""
+        return self._environment.read(lambda txn: entries.page_from(txn, sequence, limit))
+
+    def ids(self, state: State | None = None, scope: str | None = None) -> IdList:
+        """The ids of all sound entries of a state and a scope (None: of any), in order of adding."""
+        return self._environment.read(lambda txn: entries.ids(txn, state, scope))
+
+    def pending(self, first: int = 0, limit: int | None = None) -> PendingList:
+        """What the queue has to know of the PENDING entries from a sequence on, in order of adding; damaged ones are
+        noted and left out."""
+        return self._environment.read(lambda txn: entries.pending(txn, first, limit))
 
     def counts(self) -> dict[State, int]:
         """How many entries are in each state, zeros included."""
@@ -219,7 +235,8 @@ class StateStore:
         """Move the entry by the table of transitions, together with its parts and its offline record.
 
         ``updated_at``, ``paused_at`` and ``completed_at`` follow from ``now``. Completing needs an offline record,
-        given or kept from before; leaving COMPLETED keeps it until the next. Raises IllegalTransition, StaleEpoch,
+        given or kept from before; leaving COMPLETED keeps it until the next. Cancelling drops the unfinished parts,
+        and leaves a tombstone for their files. Raises IllegalTransition, StaleEpoch,
         UnknownEntry, ValueError; then nothing was changed.
         """
 
@@ -321,6 +338,8 @@ def _put_implied(txn: Txn, entry: DownloadEntry, changed: Sequence[PartRecord], 
     """What a transition brings along: part records, and for COMPLETED the offline record."""
     for part in changed:
         parts.put(txn, entry.id, part)
+    if entry.state is State.CANCELLED:
+        tombstones.bury_unfinished(txn, entry)
     if offline is not None:
         if entry.state is not State.COMPLETED or offline.id != entry.id:
             raise ValueError(

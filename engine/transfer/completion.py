@@ -9,8 +9,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from engine import native
-from engine.errors import IntegrityError
+from engine.errors import BadRecord, IntegrityError
 from engine.model.chunks import ChunkGrid
 from engine.model.records import DownloadEntry, OfflineEntry, PartRecord
 from engine.model.states import Event
@@ -58,15 +60,19 @@ def complete(
     Raises StaleEpoch, IllegalTransition, StoreError.
     """
     length = record.length or 0
-    offline = OfflineEntry(
-        id=entry.id,
+    known = _known(store, entry, record.digest)
+    offline = replace(
+        known,
         path=os.path.join(record.folder, record.final_name),
         size=length,
         blake3=record.digest,
-        digests=dict(digests),
+        digests={**known.digests, **digests},
         media_type=record.representation.content_type,
         verified_at=now,
         mtime_ns=mtime_ns,
+        device=record.device,
+        inode=record.inode,
+        inode_version=record.inode_version,
     )
     return store.transition(
         entry.id,
@@ -80,3 +86,15 @@ def complete(
         next_retry_at=None,
         **(changes or {}),
     )
+
+
+def _known(store: StateStore, entry: DownloadEntry, digest: str) -> OfflineEntry:
+    """What the host had noted of the finished file (when it expires, its licence …), if it has the same bytes again."""
+    new = OfflineEntry(id=entry.id, path="", size=0, blake3=digest)
+    if entry.attempt_count <= 1:
+        return new
+    try:
+        kept = store.offline(entry.id)
+    except BadRecord:
+        return new
+    return kept if kept is not None and kept.blake3 == digest else new

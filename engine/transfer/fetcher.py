@@ -9,7 +9,6 @@ import trio
 
 from engine.config import Config
 from engine.errors import BadRange, Changed, ConnectionLost, IntegrityError, TooBig, TransferError
-from engine.files.part_file import check_free_space
 from engine.model.records import Representation
 from engine.model.retry import decide
 from engine.native import ChunkBuffer
@@ -207,7 +206,7 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, 
     carried = bytearray()
     while True:
         if index % CHUNKS_PER_SPACE_CHECK == 0:
-            await services.work(check_free_space, services.files, job.file.folder_fd, 0, services.config)
+            await services.work(_take_room, services, job)
         buffer = await services.sealing.acquire(chunk)
         try:
             received = len(carried)
@@ -234,6 +233,12 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, 
         if ended:
             return length
         index += 1
+
+
+def _take_room(services: Services, job: PartJob) -> None:
+    """Raise NoSpace when a body of unknown length reached the reserve, or what is promised to others."""
+    reserve = services.config.free_space_reserve_bytes
+    services.reservations.take(job.entry_id, services.files, job.file.folder_fd, job.file.name, 0, reserve)
 
 
 def _check_growth(length: int, expected: int | None, config: Config) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import trio
 from msgspec.structs import replace
 
-from engine.errors import BadRecord, PartLost, TargetExists
+from engine.errors import BadRecord, Changed, PartLost, TargetExists
 from engine.files.names import with_tag
 from engine.files.part_file import give_name
 from engine.files.reading import digests
@@ -31,12 +32,16 @@ Ending = Callable[[], dict[str, Any]]
 
 
 async def finish(services: Services, entry: DownloadEntry, job: PartJob, ending: Ending) -> DownloadEntry:
-    """Check the complete part, publish it, and make the entry COMPLETED. Raises IntegrityError and StorageErrors."""
+    """Check the complete part, publish it, and make the entry COMPLETED. Raises IntegrityError and StorageErrors, and
+    Changed when the part was complete before, with another hash: generations are not mixed (law 3)."""
     try:
         digest, found = await services.work(_examine, services, entry, job)
     except BadRecord as error:
         await services.write(_clear_without_cvs, services, job)
         raise PartLost(f"{error}; those chunks are fetched again") from error
+    if job.record.digest not in {"", digest}:
+        await services.write(_clear_all, services, job)
+        raise Changed("the chunks that were fetched again are not those of before")
     check_expected(entry, job.grid.length, {"blake3": digest, **found})
     job.record = replace(job.record, phase=PartPhase.FINALIZING, digest=digest)
     await services.write(services.store.put_part, entry.id, entry.epoch, job.record)
@@ -46,11 +51,20 @@ async def finish(services: Services, entry: DownloadEntry, job: PartJob, ending:
 async def conclude(
     services: Services, entry: DownloadEntry, job: PartJob, found: dict[str, str], ending: Ending
 ) -> DownloadEntry:
-    """Publish a part that is recorded as FINALIZING, and make the entry COMPLETED. ``found``: its other digests."""
-    mtime_ns = await _publish(services, entry, job)
-    job.record = replace(job.record, phase=PartPhase.PUBLISHED, superseded=())
-    found.pop("blake3", None)
-    return await services.write(complete, services.store, entry, job.record, found, services.now(), mtime_ns, ending())
+    """Publish a part that is recorded as FINALIZING, and make the entry COMPLETED. ``found``: its other digests.
+
+    Once begun it is not left half-way: who pauses or cancels the entry meanwhile finds it complete, and never a file
+    under its final name that no record knows, or that took the place of one that is still on record.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    with trio.CancelScope(shield=True):
+        mtime_ns = await _publish(services, entry, job)
+        job.record = replace(job.record, phase=PartPhase.PUBLISHED, superseded=())
+        found.pop("blake3", None)
+        completed = await services.write(
+            complete, services.store, entry, job.record, found, services.now(), mtime_ns, ending()
+        )
+    return completed  # noqa: RET504  # to mypy a scope may swallow what is inside it
 
 
 def _examine(services: Services, entry: DownloadEntry, job: PartJob) -> tuple[str, dict[str, str]]:
@@ -74,6 +88,11 @@ def _clear_without_cvs(services: Services, job: PartJob) -> None:
         except BadRecord:
             runs.append((first, count))
     services.store.clear_chunks(job.entry_id, job.epoch, job.record.index, runs)
+
+
+def _clear_all(services: Services, job: PartJob) -> None:
+    services.store.put_part(job.entry_id, job.epoch, replace(job.record, digest=""))
+    services.store.clear_chunks(job.entry_id, job.epoch, job.record.index, [(0, job.grid.count)])
 
 
 async def _publish(services: Services, entry: DownloadEntry, job: PartJob) -> int:

@@ -28,7 +28,7 @@ from engine.transfer.completion import check_expected, other_digests
 from engine.transfer.fetcher import Source
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
-from engine.transfer.setup_part import claim, entry_tag, is_durable, place
+from engine.transfer.setup_part import claim, entry_tag, is_durable, place, room_for
 
 
 def is_one_chunk(services: Services, exchange: Exchange, answer: Answer) -> bool:
@@ -123,7 +123,11 @@ def _create(services: Services, entry: DownloadEntry, record: PartRecord, url: U
     folder, final_name = place(services, entry, record.representation, url, None)
     prepare_folder(services.files, folder, durable=is_durable(entry))
     length = record.length
-    file = create_part(services.files, folder, record.part_name, length, services.config, durable=False, reserve=False)
+    room = room_for(services, entry.id, record)
+    file = create_part(
+        services.files, folder, record.part_name, length, services.config, durable=False, reserve=False, room=room
+    )
+    services.reservations.made(entry.id)
     known = replace(record, final_name=final_name, device=file.device, inode=file.inode, inode_version=file.version)
     return known, file
 

@@ -1,4 +1,4 @@
-"""What every transfer borrows from its engine: one frozen bundle, wired in ``engine/engine.py``."""
+"""What every transfer borrows from its engine: one frozen bundle, wired in ``engine/opening.py``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from engine.store.state_store import StateStore
 from engine.transfer.combiner import Combiner
 from engine.transfer.committer import Committer
 from engine.transfer.folder_lanes import FolderLanes
+from engine.transfer.reservations import Reservations
 from engine.transfer.sealing import Sealing
 from engine.transfer.targets import Targets
 
@@ -29,7 +30,8 @@ _Result = TypeVar("_Result")
 @dataclass(frozen=True, slots=True)
 class Services:
     """``now`` is wall time for records; all waiting uses trio's clock. ``library`` is the folder for files without a
-    destination of their own. ``targets``: final paths of entries that run, and whose they are."""
+    destination of their own. ``targets``: final paths of entries that run, and whose they are.
+    ``reservations``: the space that they were promised."""
 
     config: Config
     files: FileSystem
@@ -46,6 +48,7 @@ class Services:
     boot_id: str
     library: str
     targets: Targets = field(default_factory=Targets)
+    reservations: Reservations = field(default_factory=Reservations)
 
     async def write(self, call: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         """Run a call of the store in a transaction, off the loop, with others that wait to write; durable on return.

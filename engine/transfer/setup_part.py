@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from blake3 import blake3
@@ -133,7 +133,8 @@ async def allocate(
         replaces_version=replaces_version,
     )
     await services.write(services.store.reset_part, entry.id, entry.epoch, record)
-    file, quarantined = await _create(services, record, durable=durable)
+    file, quarantined = await _create(services, entry.id, record, durable=durable)
+    services.reservations.made(entry.id)
     try:
         record = replace(
             record,
@@ -159,7 +160,9 @@ def claim(services: Services, entry: DownloadEntry, folder: str, final_name: str
     return tagged
 
 
-async def _create(services: Services, record: PartRecord, *, durable: bool) -> tuple[PartFile, tuple[str, ...]]:
+async def _create(
+    services: Services, entry_id: str, record: PartRecord, *, durable: bool
+) -> tuple[PartFile, tuple[str, ...]]:
     """The new part's file, and the older unfinished ones that stay until it is complete (DESIGN law 3).
 
     That is the newest of them at most: a source that changes all the time must not fill the disk. When the space is
@@ -169,13 +172,25 @@ async def _create(services: Services, record: PartRecord, *, durable: bool) -> t
     quarantined = record.superseded[-1:]
     await services.work(remove_part, files, record.folder, record.superseded[:-1])
     arguments = (files, record.folder, record.part_name, record.length, config)
+    room = room_for(services, entry_id, record)
     try:
-        return await services.work(create_part, *arguments, durable=durable), quarantined
+        return await services.work(create_part, *arguments, durable=durable, room=room), quarantined
     except NoSpace:
         if not quarantined:
             raise
     await services.work(remove_part, files, record.folder, quarantined)
-    return await services.work(create_part, *arguments, durable=durable), ()
+    return await services.work(create_part, *arguments, durable=durable, room=room), ()
+
+
+def room_for(services: Services, entry_id: str, record: PartRecord) -> Callable[[int], None]:
+    """Takes the space of a new part on the file system of the folder that is open."""
+    path, length = os.path.join(record.folder, record.part_name), record.length or 0
+    reserve = services.config.free_space_reserve_bytes
+
+    def take(folder_fd: int) -> None:
+        services.reservations.take(entry_id, services.files, folder_fd, path, length, reserve)
+
+    return take
 
 
 def _leftovers(files: FileSystem, folder: str, tag: str) -> tuple[str, ...]:
@@ -227,6 +242,8 @@ async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -
     except BaseException:
         file.close()
         raise
+    path = os.path.join(record.folder, record.part_name)
+    services.reservations.resume(entry.id, file.device, path, record.length or 0)
     return _job(entry, record, file, held)
 
 

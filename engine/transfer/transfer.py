@@ -6,7 +6,7 @@ is probed in vain. What is sealed when an attempt ends, for whatever reason, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -88,15 +88,21 @@ class Transfer:
         """Body bytes off the wire in this attempt."""
         return self._source.bytes_so_far
 
-    async def run(self) -> None:
+    async def run(self, cut_off: Callable[[], Awaitable[None]] | None = None) -> None:
         """Bring the entry to COMPLETED, and keep it so in ``completed``. Raises a TransferError (or another
-        EngineError) when this attempt cannot."""
+        EngineError) when this attempt cannot. ``cut_off`` is called when somebody ends it: its connections are closed
+        then, what it received last is still to be committed."""
         try:
             self.completed = await self._run()
+        except BaseException as end:
+            if cut_off is not None and not isinstance(end, Exception):
+                await cut_off()
+            raise
         finally:
             if self._job is not None:
                 with trio.CancelScope(shield=True):
                     await self._leave()
+            self._services.reservations.release(self._entry.id)
 
     async def _run(self) -> DownloadEntry:
         for generation in range(1, GENERATIONS_PER_ATTEMPT + 1):
@@ -159,6 +165,7 @@ class Transfer:
         exchange, answer = await first_answer(self._services, self._source)
         try:
             self._check_length(exchange, answer.representation)
+            await self._services.reservations.admit(self._entry, answer.representation.length)
             short = self._previous is None and is_one_chunk(self._services, exchange, answer)
         except BaseException:
             self._source.done(exchange)

@@ -9,7 +9,8 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ PACKAGE_PARENT = Path(__file__).parent.parent.parent
 TIMEOUT_S = 60.0
 
 SMALL = b"small " * 500
+SLOW = 1e6  # bytes a second: the large file takes twelve seconds
 LARGE = bytes(range(256)) * (12 * 4096)  # 12 MiB: over several connections
 
 
@@ -117,3 +119,31 @@ def run(*arguments: str | Path) -> Said:
     """The command line in a process of its own, from start to end."""
     with started(*arguments) as process:
         return ended(process)
+
+
+def until(true: Callable[[], object]) -> float:
+    """Wait for what another process does; how long that took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() < began + TIMEOUT_S
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def state_of(cli: Callable[..., Said], entry_id: str) -> str:
+    said = cli("show", "--json", entry_id)
+    return str(said.object["state"]) if said.code == 0 else ""
+
+
+@contextmanager
+def downloading(root: Path, origin: WatchedOrigin, cli: Callable[..., Said]) -> Iterator[subprocess.Popen[str]]:
+    """A process that is in the middle of a download ``mine``."""
+    origin.bytes_per_s = SLOW
+    with started("--root", root, "get", "--json", "--id", "mine", origin.url("/large.bin")) as process:
+        until(lambda: process.poll() is not None or state_of(cli, "mine") == "in_progress")
+        assert origin.wait_sent(200_000, TIMEOUT_S)
+        yield process
+
+
+def parts_in(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "files").iterdir()) if (root / "files").exists() else []

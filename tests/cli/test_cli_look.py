@@ -57,10 +57,11 @@ def test_show_tells_state_and_what_would_move_it(cli: Cli) -> None:
 
     assert (good.code, bad.code) == (0, 0)
     assert "state       completed since 20" in good.out
-    assert "moved by    nothing: it is complete" in good.out
+    assert "why         It is complete" in good.out
+    assert "What would move it: nothing" in good.out
     assert f"holds 0-{len(LARGE)}\n" in good.out
     assert blake3(LARGE).hexdigest() in good.out
-    assert "moved by    the same `get` again, once the cause is gone" in bad.out
+    assert "What would move it: `retry`" in bad.out
     assert "secrets     x-key (values are not stored)" in bad.out
     assert "404" in bad.out
     assert "token" not in bad.out

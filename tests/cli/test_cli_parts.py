@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from engine.cli.demo import KilledRun, ResumedRun, bytes_checks
-from engine.cli.interrupt import OneInterrupt
+from engine.cli.one_interrupt import OneInterrupt
 from engine.config import MIB
 
 KILLED = KilledRun(fetched=60 * MIB, held=50 * MIB, chunk_bytes=MIB, seconds=1.0)

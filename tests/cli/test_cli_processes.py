@@ -55,7 +55,7 @@ def test_an_interrupted_get_resumes(
     listed = cli("list", "--json").object
     assert (listed["state"], listed["reason"], listed["bytes_total"]) == ("pending", "shutdown", len(LARGE))
     assert 0 < listed["bytes_done"] < len(LARGE)
-    assert "its engine was closed while it ran" in cli("show", "mine").out
+    assert "was running when its engine was closed" in cli("show", "mine").out
 
     again = run(*arguments).object
     assert (again["state"], again["bytes_resumed"]) == ("completed", listed["bytes_done"])
@@ -90,10 +90,9 @@ def test_looking_while_another_process_downloads(cli: Callable[..., Said], root:
         said = ended(process)
 
     assert (listed["state"], listed["bytes_done"] >= held) == ("in_progress", True)
-    assert f"moved by    process {process.pid}, which is downloading it" in shown.out
-    assert (busy.code, busy.out) == (3, "")
-    assert f"process {process.pid}" in busy.err
-    assert "store_busy" in busy.err
+    assert f"engine      process {process.pid}\n" in shown.out
+    assert (busy.code, len(busy.lines)) == (0, 1)
+    assert f"in use by process {process.pid}; that one fetches what is asked for here" in busy.err
     assert (said.code, said.object["bytes_fetched"]) == (0, len(LARGE))
 
 

@@ -59,7 +59,7 @@ def run_code(code: str, *arguments: str | Path) -> Said:
         for verb in ("get", "list")
         for name in ("engine.cli.process", "signal", "argparse", "engine.cli.arguments", "msgspec", "lmdb")
     ]
-    + [("get", "trio"), ("get", "ssl"), ("verify", "engine.engine"), ("demo", "blake3")],
+    + [("get", "trio"), ("get", "ssl"), ("verify", "engine.opening"), ("demo", "blake3")],
 )
 def test_an_interrupt_while_modules_are_imported(root: Path, start: str, verb: str, name: str) -> None:
     arguments = ["http://127.0.0.1:1/x"] if verb == "get" else []
@@ -106,6 +106,9 @@ MODULES_AFTERWARDS = """
         (["show"], set()),
         (["list"], {"lmdb", "msgspec", "blake3", "idna"}),
         (["show", "mine"], {"lmdb", "msgspec", "blake3", "idna"}),
+        (["health"], {"lmdb", "msgspec", "blake3", "idna"}),
+        (["groups"], {"lmdb", "msgspec", "blake3", "idna"}),
+        (["pause", "mine"], {"lmdb", "msgspec", "blake3", "idna"}),
         (["verify"], HEAVY - {"rich", "asyncio"}),
     ],
 )

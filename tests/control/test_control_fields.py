@@ -48,6 +48,7 @@ TAKEN: dict[str, tuple[Any, ...]] = {
     "product_id": ("text",),
     "product_type": ("text",),
     "title": ("text",),
+    "group_id": ("text",),
     "headers": (),
     "secret_headers": (),
     "destination": (None, "text"),

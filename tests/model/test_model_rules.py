@@ -1,26 +1,14 @@
-"""The table of transitions, the decision after an error, and records as they are kept."""
+"""The table of transitions, what a status means, and records as they are kept."""
 
 from __future__ import annotations
-
-import random
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import errors
 from engine.config import Config
-from engine.errors import (
-    ConnectionLost,
-    ConnectRefused,
-    EngineError,
-    HttpStatus,
-    IllegalTransition,
-    InvalidRequest,
-    NoSpace,
-    TransferError,
-)
+from engine.errors import HttpStatus, IllegalTransition, InvalidRequest
 from engine.model.records import (
     Attempt,
     DownloadEntry,
@@ -32,7 +20,6 @@ from engine.model.records import (
     PartRecord,
     Representation,
 )
-from engine.model.retry import TRIES_DEFAULT, TRIES_WITHOUT_PROGRESS, decide
 from engine.model.states import NEW_EPOCH, TRANSITIONS, Event, Reason, State, advance
 
 # DESIGN section 6, word for word; the code's own table is compared with it.
@@ -92,63 +79,6 @@ def test_values_of_a_newer_version_are_kept(text: str) -> None:
     again = msgspec.msgpack.decode(msgspec.msgpack.encode(entry), type=DownloadEntry)
     assert again.state.value == text
     assert all(member.known for member in State)
-
-
-ERRORS: list[EngineError] = [
-    ConnectRefused("x"),
-    ConnectionLost("x"),
-    HttpStatus("x", status=503),
-    HttpStatus("x", status=404),
-    NoSpace("x"),
-    InvalidRequest("x"),
-]
-
-
-@given(st.sampled_from(ERRORS), st.integers(0, 50), st.floats(0, 10), st.floats(0, 100), st.integers())
-def test_decide_is_bounded(error: EngineError, tries: int, base: float, longest: float, seed: int) -> None:
-    config = Config(backoff_base_s=base, backoff_max_s=longest)
-    decision = decide(error, tries, config, random.Random(seed))
-    if not error.retryable or tries >= TRIES_WITHOUT_PROGRESS.get(error.code, TRIES_DEFAULT):
-        assert decision.delay_s is None
-    else:
-        assert decision.delay_s is not None
-        assert 0 <= decision.delay_s <= min(longest, base * 2 ** max(0, tries - 1))
-
-
-def test_the_delay_is_jittered_over_its_whole_range() -> None:
-    config = Config(backoff_base_s=1.0, backoff_max_s=60.0)
-    rng = random.Random(7)
-    for tries in (1, 2, 3, 4):
-        delays = [decide(ConnectionLost("x"), tries, config, rng).delay_s or 0.0 for _ in range(500)]
-        assert min(delays) < 0.1 * 2 ** (tries - 1)
-        assert max(delays) > 0.9 * 2 ** (tries - 1)
-
-
-@given(st.floats(allow_nan=False, allow_infinity=True), st.integers())
-def test_retry_after_is_the_least_delay_and_clamped(asked: float, seed: int) -> None:
-    """S35."""
-    config = Config()
-    error = HttpStatus("x", status=429, retry_after_s=asked)
-    delay = decide(error, 1, config, random.Random(seed)).delay_s
-    assert delay is not None
-    wanted = min(max(asked, 0.0), config.retry_after_s_max)
-    assert wanted <= delay <= max(1.1 * wanted, config.backoff_base_s)
-
-
-def test_patience_is_given_for_codes_that_exist() -> None:
-    """A misspelt code would quietly get the default."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EngineError)]
-    codes = {kind.code: kind for kind in kinds}
-    for code in TRIES_WITHOUT_PROGRESS:
-        assert codes[code].retryable
-
-
-def test_every_error_has_a_code_of_its_own_and_an_advice() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TransferError)]
-    concrete = [kind for kind in kinds if "code" in vars(kind)]
-    codes = [kind.code for kind in concrete]
-    assert len(codes) == len(set(codes))
-    assert all(kind.advice for kind in concrete)
 
 
 @pytest.mark.parametrize(

@@ -248,3 +248,48 @@ def test_decisions() -> None:
     assert candidates([a, b, a], a) == [2, 0]
     assert surplus_of([a, b, a, a], a, 1) == [0, 2]
     assert surplus_of([a, b], a, 8) == []
+
+
+async def test_a_host_at_its_limit_keeps_nobody_else_waiting(dialer: PairDialer) -> None:
+    """The limit is of the host, whatever the port; who waits for it holds no slot that others could use."""
+    pool = Pool(Config(connections_max=3, connections_per_host=2), dialer)
+    other_port = Origin("http", A.host, 81)
+    first, second = await pool.acquire(A), await pool.acquire(other_port)
+    late: list[Connection] = []
+
+    async def wait_for(origin: Origin) -> None:
+        late.append(await pool.acquire(origin))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait_for, A)
+        await trio.testing.wait_all_tasks_blocked()
+        assert late == []
+        with trio.fail_after(1):
+            elsewhere = await pool.acquire(B)
+        finish(pool, first)
+        await trio.testing.wait_all_tasks_blocked()
+        assert late == [first], "one slot of the host became free"
+        discard(pool, elsewhere)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(late) == 1, "a slot of another host is none of this one's"
+        nursery.cancel_scope.cancel()
+    discard(pool, late[0])
+    discard(pool, second)
+    again = [await pool.acquire(A), await pool.acquire(A)]
+    for connection in again:
+        discard(pool, connection)
+    assert counts(pool).startswith("active=0 connecting=0"), "who was cancelled in the line left it"
+    await pool.aclose()
+
+
+async def test_a_connection_that_fails_gives_the_slot_of_its_host_back(dialer: PairDialer) -> None:
+    pool = Pool(Config(connections_per_host=1), dialer)
+    dialer.refuses = True
+    for _ in range(3):
+        with pytest.raises(ConnectRefused):
+            await pool.acquire(A)
+    dialer.refuses = False
+    with trio.fail_after(1):
+        discard(pool, await pool.acquire(A))
+    await pool.aclose()

@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 import trio
 
-from engine import DownloadFailed, DownloadRequest, Durability, open_engine
+from engine import Download, DownloadFailed, DownloadRequest, Durability, open_engine
 from engine.store.environment import Environment
 from tests.support.library import small
 from tests.support.steps import Steps, step_transactions, stepping_files
+from tests.support.upkeep import upkeep_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CRASHED = 99
@@ -32,7 +33,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One engine run: a download, and where it shall crash. ``report`` is a file for what the run did.
 
     ``crash_at``: before this durable step (from 1) the process ends at once; 0 for never. A step is a file system call
-    that changes something, or the beginning or end of a store transaction.
+    that changes something, or the beginning or end of a store transaction. ``repair``: mend the finished file instead
+    of asking for it, and clean up after it.
     """
 
     root: str
@@ -46,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     expect: dict[str, str] = {}
     config: dict[str, Any] = {}
     crash_at: int = 0
+    repair: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,12 +78,16 @@ async def run_job(job: Job) -> Report:
     )
     path, digest, error = "", "", ""
     async with open_engine(job.root, config=small(**job.config), files=stepping_files(steps), seed=1) as engine:
-        download = await engine.offline(request)
+        if job.repair:
+            await upkeep_of(engine).repairs.repair(job.id)
+        download = Download(engine, job.id) if job.repair else await engine.offline(request)
         try:
             offline = await download.wait()
             path, digest = offline.path, offline.blake3
         except DownloadFailed as failed:
             error = failed.cause_code
+        if job.repair:
+            await upkeep_of(engine).maintenance.clean()
     stats = download.stats
     return Report(
         path=path,

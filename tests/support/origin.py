@@ -126,12 +126,17 @@ def etag_of(payload: bytes) -> str:
 
 @asynccontextmanager
 async def serve(
-    payload: bytes, script: Script = plain, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    payload: bytes,
+    script: Script = plain,
+    *,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    address: str = "127.0.0.1",
 ) -> AsyncIterator[Origin]:
-    """An origin until the block ends."""
+    """An origin until the block ends: it listens on ``address`` and is called ``host``."""
     listener = trio.socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    await listener.bind(("127.0.0.1", 0))
+    await listener.bind((address, 0))
     listener.listen(64)
     scheme = "https" if tls else "http"
     origin = Origin(f"{scheme}://{host}:{listener.getsockname()[1]}", payload, script)

@@ -5,7 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from engine import DownloadEntry, DownloadFailed, DownloadRequest, OfflineEntry, RunStats, State, open_engine
+import trio
+
+from engine import (
+    Download,
+    DownloadEntry,
+    DownloadFailed,
+    DownloadRequest,
+    Engine,
+    OfflineEntry,
+    Reason,
+    RunStats,
+    State,
+    StateChanged,
+    open_engine,
+)
 from engine.config import Config
 from engine.files.filesystem import FileSystem
 from tests.support.library import SMALL, check_claim, claims, content, files_under, hash_of, parts_under
@@ -31,16 +45,54 @@ async def run(
     files: FileSystem | None = None,
     cafile: str | None = None,
 ) -> Outcome:
-    """Ask a new engine for the download and wait for its end, good or bad."""
+    """Ask a new engine for the download and wait for its end, good or bad, or until it is parked."""
     async with open_engine(root, config=config, files=files, cafile=cafile, seed=1) as engine:
         download = await engine.offline(request)
         offline, code, message = None, "", ""
         try:
-            offline = await download.wait()
+            offline = await wait_or_parked(engine, download)
         except DownloadFailed as failed:
             code, message = failed.cause_code, str(failed)
         entry = await engine.get(download.id)
+        if entry.state is State.PAUSED and entry.last_error is not None:
+            code, message = entry.last_error.code, entry.last_error.message
     return Outcome(entry, download.stats, offline, code, message, tuple(event.what for event in engine.recovered))
+
+
+async def wait_or_parked(engine: Engine, download: Download) -> OfflineEntry | None:
+    """What ``wait()`` returns or raises; None as soon as the entry is PAUSED, which ``wait()`` waits through."""
+    offline: OfflineEntry | None = None
+    failed: DownloadFailed | None = None
+    with engine.events(download.id) as events:
+        async with trio.open_nursery() as nursery:
+
+            async def until_parked() -> None:
+                parked = (await engine.get(download.id)).state is State.PAUSED
+                while not parked:
+                    event = await anext(events)
+                    parked = isinstance(event, StateChanged) and event.state is State.PAUSED
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_parked)
+            try:
+                offline = await download.wait()
+            except DownloadFailed as error:
+                failed = error
+            nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    return offline
+
+
+def assert_parked(outcome: Outcome) -> None:
+    """The entry waits for space: PAUSED, with the error on record and in its last attempt; its bytes are kept."""
+    assert (outcome.entry.state, outcome.entry.state_reason) == (State.PAUSED, Reason.DISK), outcome.message
+    error = outcome.entry.last_error
+    assert error is not None
+    assert error.code == "no_space"
+    assert error.advice
+    assert outcome.entry.attempts[-1].error == error
+    assert outcome.offline is None
 
 
 def assert_failed(outcome: Outcome, code: str, status: int | None = None) -> None:

@@ -12,6 +12,7 @@ CHANGING_CALLS = (
     "create_exclusive",
     "allocate",
     "truncate",
+    "copy_range",
     "write_all",
     "sync_data",
     "sync",

@@ -1,0 +1,218 @@
+"""What may be done to an entry from outside: pause, resume, cancel, retry, repair; one table of states decides.
+
+Each verb has its entry alone, and ends with it in the state that it returns; the store's transition is the judge of
+every race. A verb that its entry's state does not allow raises IllegalTransition, which names the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from engine.control.attempts import Ending
+from engine.control.credentials import Credentials
+from engine.control.each import for_each
+from engine.control.moves import Moves
+from engine.control.removal import Removal
+from engine.control.runs import Runs
+from engine.errors import IllegalTransition, IntegrityError, InvalidRequest, UnknownEntry
+from engine.model.records import DownloadEntry
+from engine.model.states import Event, Reason, State, advance
+from engine.transfer.services import Services
+from engine.transfer.targets import Targets
+
+# Who may pause. A user's pause is only lifted by a user (or by asking again); any other by its own cause's end, too.
+PAUSES = frozenset({Reason.USER, Reason.NETWORK, Reason.METERED, Reason.DISK})
+
+ON_THEIR_WAY = frozenset({State.PENDING, State.IN_PROGRESS})
+
+# Which entries a verb for all of them is meant for, in the order in which they are taken: those that wait for a turn
+# before those that run, so that no turn that becomes free is given away in between.
+FOR_ALL: dict[Event, tuple[State, ...]] = {
+    Event.PAUSE: (State.PENDING, State.IN_PROGRESS, State.PAUSED),
+    Event.RESUME: (State.PAUSED,),
+    Event.CANCEL: (State.PENDING, State.PAUSED, State.FAILED, State.IN_PROGRESS),
+    Event.RETRY: (State.FAILED,),
+}
+
+
+class Verbs:
+    """The verbs for one entry, and for all."""
+
+    def __init__(
+        self, services: Services, moves: Moves, runs: Runs, removal: Removal, credentials: Credentials
+    ) -> None:
+        self._services = services
+        self._moves = moves
+        self._runs = runs
+        self._removal = removal
+        self._credentials = credentials
+
+    async def pause(self, entry_id: str, reason: Reason = Reason.USER) -> DownloadEntry:
+        """Stop the entry, keeping its bytes: PAUSED with the reason, durably, and its connections closed when this
+        returns (what they brought last is still being committed). A user's pause outlives restarts, and takes the place
+        of any other; any other leaves a paused entry as it is.
+
+        Raises UnknownEntry, InvalidRequest for a reason that is none, and IllegalTransition when it ended meanwhile.
+        """
+        if reason not in PAUSES:
+            raise InvalidRequest(f"an entry is not paused for the reason {reason.value!r}")
+        async with self._runs.alone(entry_id):
+            entry = await self._ended(self._asked_for(entry_id), Event.PAUSE, State.PAUSED, reason)
+            if reason is Reason.USER and entry.state_reason is not reason:
+                services = self._services
+                entry = await services.write(services.store.update, entry_id, entry.epoch, state_reason=reason)
+                self._moves.announce(entry, State.PAUSED)
+            return entry
+
+    async def resume(self, entry_id: str, by: Reason = Reason.USER) -> DownloadEntry:
+        """Have a paused entry go on from its bytes. ``by``: whose pause is over; a user's request lifts every pause,
+        another only its own. An entry that waits or runs stays as it is.
+
+        Raises UnknownEntry, IllegalTransition, and InvalidRequest when another entry has its destination now.
+        """
+        async with self._runs.alone(entry_id):
+            entry = self._asked_for(entry_id)
+            if entry.state in ON_THEIR_WAY:
+                return await self._see_that_it_runs(entry)
+            advance(entry.state, Event.RESUME)
+            if by not in {Reason.USER, entry.state_reason}:
+                return entry
+            return await self._go_on(entry, Event.RESUME)
+
+    async def cancel(self, entry_id: str) -> DownloadEntry:
+        """Give the entry up: CANCELLED, and of its unfinished files nothing is left when this returns. A finished file
+        of an earlier time stays. Doing so again changes nothing.
+
+        Raises UnknownEntry, IllegalTransition (it is complete), StorageError when it is cancelled but a file could not
+        be deleted yet.
+        """
+        async with self._runs.alone(entry_id):
+            entry = await self._ended(self._asked_for(entry_id), Event.CANCEL, State.CANCELLED, Reason.USER)
+            self._credentials.forget(entry_id)
+            await self._removal.finish(entry_id)
+            return entry
+
+    async def retry(self, entry_id: str) -> DownloadEntry:
+        """Try a failed entry again, or one that waits for its next try at once. One that runs stays as it is.
+
+        Raises UnknownEntry, IllegalTransition, and InvalidRequest when another entry has its destination now.
+        """
+        async with self._runs.alone(entry_id):
+            entry = self._asked_for(entry_id)
+            if entry.state in ON_THEIR_WAY:
+                return await self._see_that_it_runs(entry, now=True)
+            advance(entry.state, Event.RETRY)
+            # The bytes were judged by what is expected of them: the same ones cannot pass.
+            fresh = entry.last_error is not None and entry.last_error.code == IntegrityError.code
+            return await self._go_on(entry, Event.RETRY, fresh=fresh)
+
+    async def repair(self, entry_id: str) -> DownloadEntry:
+        """Fetch a complete entry anew; its file stays readable until the new one takes its place. Doing so again while
+        that runs changes nothing.
+
+        Raises UnknownEntry, IllegalTransition, and InvalidRequest when another entry has its destination now.
+        """
+        async with self._runs.alone(entry_id):
+            entry = self._asked_for(entry_id)
+            if entry.state in ON_THEIR_WAY and self._services.store.offline(entry_id) is not None:
+                return await self._see_that_it_runs(entry)
+            advance(entry.state, Event.REPAIR)
+            return await self._go_on(entry, Event.REPAIR, fresh=True)
+
+    async def for_all(self, event: Event, scope: str | None = None) -> list[DownloadEntry]:
+        """Pause, resume, cancel or retry every entry (of a scope) that it is meant for; returns those that were. What
+        one of them refuses does not keep the others; an error of the store or a disk is raised in the end."""
+        self._runs.check_open()
+        done: dict[str, DownloadEntry] = {}
+        failed = []
+        for state in FOR_ALL[event]:
+            ids = await self._services.work(self._services.store.ids, state, scope)
+            entries, errors = await for_each((each for each in ids if each not in done), self._verb(event))
+            done |= {entry.id: entry for entry in entries}
+            failed += [e for e in errors if not isinstance(e, IllegalTransition | UnknownEntry | InvalidRequest)]
+        if failed:
+            raise failed[0]
+        return list(done.values())
+
+    async def retry_failed(self, scope: str | None = None) -> list[DownloadEntry]:
+        """:meth:`retry` for all that are FAILED; returns those that go on."""
+        return await self.for_all(Event.RETRY, scope)
+
+    def _verb(self, event: Event) -> Callable[[str], Awaitable[DownloadEntry]]:
+        verbs: dict[Event, Callable[[str], Awaitable[DownloadEntry]]] = {
+            Event.PAUSE: self.pause,
+            Event.RESUME: self.resume,
+            Event.CANCEL: self.cancel,
+            Event.RETRY: self.retry,
+        }
+        return verbs[event]
+
+    def _asked_for(self, entry_id: str) -> DownloadEntry:
+        """The entry as it is when it is asked to change. Raises EngineClosed, UnknownEntry."""
+        self._runs.check_open()
+        return self._require(entry_id)
+
+    def _require(self, entry_id: str) -> DownloadEntry:
+        entry = self._services.store.get(entry_id)
+        if entry is None:
+            raise UnknownEntry(f"there is no entry {entry_id}")
+        return entry
+
+    async def _ended(self, entry: DownloadEntry, event: Event, target: State, reason: Reason) -> DownloadEntry:
+        """The entry in ``target``, with nothing running for it. What runs is ended in that one transition, unless it
+        ends by itself first; then its end counts, and the event has to be legal after it."""
+        if entry.state is target:
+            return entry
+        advance(entry.state, event)
+        ending: Ending = (event, reason)
+        await trio.lowlevel.checkpoint_if_cancelled()  # not any more once its place in the queue is gone
+        if not self._runs.running(entry.id):
+            await self._runs.stop(entry.id)
+            return await self._moves.move(entry, *ending)
+        with trio.CancelScope(shield=True):  # bounded: the last commit of what is stopped, and one transaction
+            await (self._runs.interrupt if event is Event.PAUSE else self._runs.stop)(entry.id, ending)
+            entry = self._require(entry.id)
+            if entry.state is not target:
+                entry = await self._moves.move(entry, *ending)
+        return entry
+
+    async def _see_that_it_runs(self, entry: DownloadEntry, *, now: bool = False) -> DownloadEntry:
+        """Of an entry that is to run: it has its place in the queue, or its turn; ``now``: it waits for no time."""
+        kept = self._runs.kept(entry.id)
+        if self._credentials.missing(entry):
+            return entry
+        if kept is None:
+            self._check_target(entry)
+            if entry.state is State.IN_PROGRESS:  # the store could not be told how its last attempt ended
+                entry = await self._moves.move(entry, Event.RECOVER, Reason.RECOVERED)
+        elif not now or entry.next_retry_at is None or self._runs.running(entry.id):
+            return entry
+        if entry.next_retry_at is not None:
+            changes = {"next_retry_at": None, "state_reason": Reason.NONE}
+            services = self._services
+            entry = await services.write(services.store.update, entry.id, entry.epoch, **changes)
+            self._moves.announce(entry, entry.state)
+        self._runs.start(entry, self._credentials.of(entry.id), fresh=kept is not None and kept.fresh)
+        return entry
+
+    async def _go_on(self, entry: DownloadEntry, event: Event, *, fresh: bool = False) -> DownloadEntry:
+        """Move an entry that nothing runs for back into the queue."""
+        self._check_target(entry)
+        missing = self._credentials.missing(entry)
+        reason = Reason.NEEDS_CREDENTIALS if missing else Reason.NONE
+        entry = await self._moves.move(entry, event, reason, next_retry_at=None)
+        if not missing:
+            self._runs.start(entry, self._credentials.of(entry.id), fresh=fresh)
+        return entry
+
+    def _check_target(self, entry: DownloadEntry) -> None:
+        check_target_free(self._services.targets, entry)
+
+
+def check_target_free(targets: Targets, entry: DownloadEntry) -> None:
+    """Two entries that run must not aim at one path: only one could have it (H3). Raises InvalidRequest."""
+    holder = None if entry.destination_is_folder else targets.holder(entry.destination)
+    if holder not in {None, entry.id}:
+        raise InvalidRequest(f"{entry.destination} is the destination of {holder}, which is running")

@@ -1,0 +1,144 @@
+"""``run``, and ``get`` beside an engine of another process."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.store.bell import BELL_NAME
+from tests.cli.support import (
+    LARGE,
+    SLOW,
+    TIMEOUT_S,
+    Said,
+    WatchedOrigin,
+    downloading,
+    ended,
+    run,
+    started,
+    state_of,
+    until,
+)
+
+Cli = Callable[..., Said]
+
+
+def test_run_does_not_touch_what_a_user_paused(cli: Cli, root: Path, origin: WatchedOrigin) -> None:
+    with downloading(root, origin, cli) as process:
+        process.kill()
+    origin.hang_up()
+    origin.bytes_per_s = None
+    cli("pause", "mine")
+
+    said, state = cli("run"), state_of(cli, "mine")
+    cli("resume", "mine")
+    again = cli("run", "--json")
+
+    assert (said, state) == (Said(0, "", ""), "paused")
+    assert (again.code, again.object["state"], again.object["id"]) == (0, "completed", "mine")
+    assert (root / "files" / "large.bin").read_bytes() == LARGE
+
+
+def test_run_tells_what_failed_and_what_it_left(cli: Cli, origin: WatchedOrigin) -> None:
+    cli("get", "--id", "bad", origin.url("/gone"))
+    cli("get", "--id", "secret", "--secret-header", "X-Key: k", origin.url("/gone2"))
+    cli("retry", "--all")
+
+    said = cli("run")
+
+    assert (said.code, said.out) == (1, "")
+    assert "failed http://127.0.0.1" in said.err
+    assert "left as it is: secret pending (needs_credentials)" in said.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_is_ended_resumable(cli: Cli, root: Path, origin: WatchedOrigin, number: signal.Signals) -> None:
+    with downloading(root, origin, cli) as process:
+        process.kill()
+    origin.hang_up()
+    with started("--root", root, "run") as process:
+        assert origin.wait_sent(origin.sent + 500_000, TIMEOUT_S)
+        process.send_signal(number)
+        said = ended(process)
+    origin.hang_up()
+    origin.bytes_per_s = None
+
+    assert said.code == 130
+    assert "interrupted: 1 resumable; run the same command again" in said.err
+    assert cli("run").code == 0
+
+
+def test_run_for_ever_takes_what_others_ask_for(cli: Cli, root: Path, origin: WatchedOrigin) -> None:
+    with started("--root", root, "run", "--forever", "--json") as process:
+        until((root / BELL_NAME).exists)
+        got = cli("get", "--json", "--id", "mine", origin.url("/large.bin"))
+        again = cli("get", "--json", "--id", "mine", origin.url("/large.bin"))
+        failed = cli("get", "--json", "--id", "bad", origin.url("/gone"))
+        process.send_signal(signal.SIGTERM)
+        said = ended(process)
+
+    assert (got.code, got.object["state"], got.object["bytes_fetched"]) == (0, "completed", len(LARGE))
+    assert got.object["path"] == str(root / "files" / "large.bin")
+    assert f"in use by process {process.pid}; that one fetches" in got.err
+    assert (again.code, again.object["attempts"], again.object["bytes_resumed"]) == (0, 0, len(LARGE))
+    assert (failed.code, failed.object["error"]["code"]) == (1, "not_found")
+    assert [told["id"] for told in said.objects] == ["mine", "bad"]
+    assert said.code == 1  # one failed; nothing was left to do
+
+
+def test_a_get_goes_on_when_the_process_that_fetched_for_it_ends(cli: Cli, root: Path, origin: WatchedOrigin) -> None:
+    with started("--root", root, "run", "--forever") as process:
+        until((root / BELL_NAME).exists)
+        origin.bytes_per_s = SLOW
+        with started("--root", root, "get", "--json", "--id", "mine", origin.url("/large.bin")) as getting:
+            until(lambda: getting.poll() is not None or state_of(cli, "mine") == "in_progress")
+            assert origin.wait_sent(1_500_000, TIMEOUT_S)
+            process.kill()
+            process.wait(TIMEOUT_S)
+            origin.hang_up()
+            origin.bytes_per_s = None
+            said = ended(getting)
+
+    assert (said.code, said.object["state"]) == (0, "completed")
+    assert (root / "files" / "large.bin").read_bytes() == LARGE
+
+
+SECRETS = {
+    "secret header": ("--secret-header", "X-Key: s3cret"),
+    "credentials": ("--header", "Authorization: s3cret"),
+    "authorities": ("--cacert", "{ca}"),
+}
+
+
+@pytest.mark.parametrize("case", SECRETS)
+def test_secrets_are_not_handed_over(cli: Cli, root: Path, origin: WatchedOrigin, tmp_path: Path, case: str) -> None:
+    trustme = pytest.importorskip("trustme")
+    authority = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    option, value = SECRETS[case]
+    with started("--root", root, "run", "--forever") as process:
+        until((root / BELL_NAME).exists)
+        said = cli("get", option, value.format(ca=authority), origin.url("/small.bin"))
+        process.send_signal(signal.SIGTERM)
+        ended(process)
+
+    assert (said.code, said.out) == (2, "")
+    assert "cannot be" in said.err
+    assert "s3cret" not in said.err
+    assert cli("list").out == ""
+    assert b"s3cret" not in (root / "store" / "data.mdb").read_bytes()
+
+
+def test_two_runs_are_one_too_many(root: Path, cli: Cli) -> None:
+    with started("--root", root, "run", "--forever") as process:
+        until((root / BELL_NAME).exists)
+        said = run("--root", root, "run")
+        process.send_signal(signal.SIGINT)
+        first = ended(process)
+
+    assert (said.code, said.out) == (3, "")
+    assert f"process {process.pid}" in said.err
+    assert (first.code, first.out, first.err) == (0, "", "")
