@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from engine.control.attempts import RunStats
 from engine.control.explain import Explanation, explain
@@ -106,7 +107,7 @@ class Engine:
     async def get(self, entry_id: str) -> DownloadEntry:
         """The entry's record. Raises UnknownEntry."""
         self._check_open()
-        entry = self._services.store.get(entry_id)
+        entry = self._services.store.get(entry_id) if isinstance(entry_id, str) else None
         if entry is None:
             raise UnknownEntry(f"there is no entry {entry_id}")
         return entry
@@ -181,10 +182,7 @@ class Engine:
         groups hold it, it stays for them: their ids are returned. Raises UnknownEntry, StorageError when it is gone but
         a file could not be deleted yet."""
         self._check_open()
-        if keep_file:
-            await self._manager.remove(entry_id, keep_file=True)
-            return ()
-        return await self._groups.release(entry_id)
+        return await self._groups.release(entry_id, keep_file=keep_file)
 
     async def remove_all(self, scope: str | None = None, *, keep_files: bool = False) -> int:
         """Remove every entry (of a scope) with its files, whoever holds it; returns the bytes of the files deleted."""
@@ -233,8 +231,21 @@ class Engine:
         """Counts, rates, bytes wasted and reclaimed, the oldest waiting: one pass over all records in a thread."""
         return await self._upkeep.health()
 
+    @contextmanager
+    def reading(self, entry_id: str) -> Iterator[str]:
+        """The path of the entry's finished file, which is not evicted inside the block; its last reading is what
+        eviction goes by. Raises UnknownEntry when there is no finished file."""
+        self._check_open()
+        offline = self._services.store.offline(entry_id)
+        if offline is None:
+            raise UnknownEntry(f"there is no finished file of {entry_id}")
+        with self._upkeep.space.readers.hold(entry_id):
+            yield offline.path
+
     def set_quota(self, scope: str, quota_bytes: int | None) -> None:
-        """What the files of a scope may take while this engine is open; None: the configured quota."""
+        """What the files of a scope may take while this engine is open; None: the configured quota. Raises
+        InvalidRequest."""
+        self._check_open()
         self._upkeep.space.set_quota(scope, quota_bytes)
 
     async def pin(self, entry_id: str, pinned: bool = True) -> DownloadEntry:

@@ -64,6 +64,7 @@ async def open_engine(
             engine.recovered += tuple(await engine._groups.finish())
             if resume:
                 engine.recovered += tuple(await engine._manager.resume_all())
+                await engine._upkeep.space.resume_parked()  # there may be room again
             yield engine
         clean = True
     finally:

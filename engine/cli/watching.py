@@ -77,6 +77,8 @@ class Watcher:
                 warn(f"trying again {shown_url(self._urls[event.id])} {when}: {fault_text(event.error)}")
         elif event.state is not State.IN_PROGRESS:
             self._tries.pop(event.id, None)
+        if event.state is State.PAUSED and event.reason is Reason.DISK and event.error is not None and not self._quiet:
+            warn(f"waiting for space {shown_url(self._urls[event.id])}: {fault_text(event.error)}")
 
 
 async def _bytes_done(engine: Engine, entry_id: str) -> int:

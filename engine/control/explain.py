@@ -77,7 +77,7 @@ MEANINGS: dict[tuple[State, Reason | None], _Meaning] = {
     ),
     (State.FAILED, None): _Meaning("failed and is not tried again", "`retry`, once the cause is gone"),
     (State.CANCELLED, None): _Meaning("was cancelled", "asking for it again: it begins anew"),
-    (State.COMPLETED, None): _Meaning("is complete", "nothing; `repair` fetches it anew"),
+    (State.COMPLETED, None): _Meaning("is complete", "nothing; `verify --repair` mends its file when that is damaged"),
 }
 _UNKNOWN = _Meaning("is in a state that only a newer version knows", "a newer version of this program")
 

@@ -38,7 +38,7 @@ _Sort = TypeVar("_Sort", GroupSort, MemberSort)
 
 Ask = Callable[[DownloadRequest], Awaitable[object]]
 AskMany = Callable[[Iterable[DownloadRequest]], Awaitable[object]]
-Remove = Callable[[str], Awaitable[object]]
+Remove = Callable[..., Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,14 @@ class Groups:
             leaving = await self._services.write(self._store.drop, scope, group_id)
             return await self._let_go(leaving or ())
 
-    async def release(self, entry_id: str) -> tuple[str, ...]:
-        """The entry is not wanted by itself any more: it is removed with its files, unless groups hold it; their ids
-        are returned. Raises UnknownEntry; StorageError when it is gone but a file could not be deleted."""
+    async def release(self, entry_id: str, *, keep_file: bool = False) -> tuple[str, ...]:
+        """The entry is not wanted by itself any more: it is removed with its files (not the finished one with
+        ``keep_file``), unless groups hold it; their ids are returned. Raises UnknownEntry; StorageError when it is gone
+        but a file could not be deleted."""
         async with self.alone(self._scope_of(entry_id)):
             holders = await self._services.write(self._store.disown, entry_id)
             if not holders:
-                await self._remove_one(entry_id)
+                await self._remove_one(entry_id, keep_file=keep_file)
             return holders
 
     async def own(self, requests: Iterable[DownloadRequest]) -> None:
@@ -236,14 +237,14 @@ class Groups:
                 raise errors[0]
         return GroupChange(removed=tuple(removed), refused=tuple(refused))
 
-    async def _remove_one(self, entry_id: str) -> bool:
+    async def _remove_one(self, entry_id: str, *, keep_file: bool = False) -> bool:
         """False when the entry is wanted again by now. No await before its removal is registered: :meth:`own` must find
         it either not begun or here."""
         if not self._store.is_leaving(entry_id):
             return False
         removing = self._removing[entry_id] = trio.Event()
         try:
-            await self._remove(entry_id)
+            await (self._remove(entry_id, keep_file=True) if keep_file else self._remove(entry_id))
         except UnknownEntry:  # somebody else did
             await self._services.write(self._store.gone, [entry_id])
         finally:

@@ -65,7 +65,7 @@ class Space:
         stays. Raises InvalidRequest."""
         if quota_bytes is None:
             self._quotas.pop(scope, None)
-        elif isinstance(quota_bytes, int) and quota_bytes >= 0:
+        elif isinstance(quota_bytes, int) and not isinstance(quota_bytes, bool) and quota_bytes >= 0:
             self._quotas[scope] = quota_bytes
         else:
             raise InvalidRequest(f"a quota is a number of bytes, not {quota_bytes}")

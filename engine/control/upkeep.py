@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import trio
 
 from engine.control.health import DownloadHealth, download_health
@@ -11,7 +13,7 @@ from engine.control.manager import Manager
 from engine.control.moves import Moves
 from engine.control.repair import Repairs
 from engine.control.space import Space
-from engine.errors import UnknownEntry
+from engine.errors import InvalidRequest, UnknownEntry
 from engine.model.records import DownloadEntry, OfflineEntry
 from engine.transfer.services import Services
 
@@ -40,8 +42,10 @@ class Upkeep:
         return await services.work(download_health, services.store, services.now())
 
     async def pin(self, entry_id: str, pinned: bool = True) -> DownloadEntry:
-        """Never evict the entry's file, or do again. Raises UnknownEntry."""
+        """Never evict the entry's file, or do again. Raises UnknownEntry, InvalidRequest."""
         self._runs.check_open()
+        if not isinstance(pinned, bool):
+            raise InvalidRequest(f"pinned is True or False, not {pinned!r}")
         services = self._services
         async with self._runs.alone(entry_id):
             entry = services.store.get(entry_id)
@@ -51,8 +55,10 @@ class Upkeep:
 
     async def expire(self, entry_id: str, at: float | None) -> OfflineEntry:
         """Let the finished file go at that time (seconds since the epoch) unless the entry is pinned; None for never.
-        Raises UnknownEntry when there is no finished file."""
+        Raises UnknownEntry when there is no finished file, InvalidRequest for what is no time."""
         self._runs.check_open()
+        if at is not None and (isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at)):
+            raise InvalidRequest(f"a time is seconds since the epoch, not {at!r}")
         services = self._services
         async with self._runs.alone(entry_id):
             return await services.write(services.store.usage.update_offline, entry_id, expires_at=at)
