@@ -37,6 +37,9 @@ from engine.transfer.services import Services
 # Checking a request takes a tenth of a millisecond, adding it about as much: others get their turn between batches.
 REQUESTS_PER_TURN = 64
 
+# A hundred thousand may wait: they are read a page at a time, so that they are never all in memory twice.
+LINES_PER_PAGE = 2000
+
 # What asking again does to an entry that does not run, by its state; an absent state stays as it is.
 ASK_AGAIN: dict[State, Event] = {
     State.IN_PROGRESS: Event.RECOVER,  # the store could not be told how its last attempt ended
@@ -209,12 +212,15 @@ class Manager:
         told."""
         told: list[Recovered] = []
         self.runs.takes_all = True
-        for line in await self._services.work(self._services.store.pending):
-            if line.secret_header_names:
-                if (recovered := await self._needs_credentials(line.id)) is not None:
-                    told.append(recovered)
-                continue
-            self.runs.take_up(line)
+        first = 0
+        while lines := await self._services.work(self._services.store.pending, first, LINES_PER_PAGE):
+            for line in lines:
+                if line.secret_header_names:
+                    if (recovered := await self._needs_credentials(line.id)) is not None:
+                        told.append(recovered)
+                    continue
+                self.runs.take_up(line)
+            first = lines[-1].sequence + 1
         return told
 
     async def _needs_credentials(self, entry_id: str) -> Recovered | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -31,7 +32,7 @@ def host_of(url: str) -> str:
     are looked at when the engine starts."""
     authority = url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
     name, _, port = authority.rpartition(":")
-    return name if name and port.isdigit() else authority
+    return sys.intern(name if name and port.isdigit() else authority)  # many entries, few hosts
 
 
 class _Place(NamedTuple):
