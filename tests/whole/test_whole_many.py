@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from engine import DownloadRequest, Durability, InvalidRequest, State, open_engine
+from engine import DownloadRequest, Durability, InvalidRequest, State, StateChanged, open_engine
 from engine.errors import DownloadFailed
 from engine.files.filesystem import FileSystem
 from engine.model.records import PartPhase
@@ -26,6 +28,22 @@ class CountingFiles(FileSystem):
     def sync(self, fd: int) -> None:
         self.syncs += 1
         super().sync(fd)
+
+
+class RecordingFiles(FileSystem):
+    """Tells what was synced, and when a file got its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[str] = []
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        self.steps.append("folder synced" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file synced")
+
+    def rename_noreplace(self, folder_fd: int, old: str, new: str) -> None:
+        super().rename_noreplace(folder_fd, old, new)
+        self.steps.append("named")
 
 
 def requests(origin: Origin, count: int, durability: Durability = Durability.STRICT) -> list[DownloadRequest]:
@@ -63,6 +81,26 @@ async def test_publishing_shares_the_syncs_of_the_folder(library: Path) -> None:
         for download in downloads:
             await download.wait()
     assert files.syncs < 200, "relaxed files are not synced, and their folder not once for each"
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+async def test_a_small_file_is_synced_before_it_has_its_name_and_its_name_before_it_is_complete(
+    library: Path, durability: Durability
+) -> None:
+    """Laws 1 and 2: its bytes when it is strict, its name always."""
+    files = RecordingFiles()
+    async with serve(payload_of(CHUNK)) as origin, open_engine(library, config=CONFIG, files=files) as engine:
+        files.steps.clear()
+        with engine.events("e0") as events:
+            await engine.offline_many(requests(origin, 1, durability))
+            async for event in events:
+                if isinstance(event, StateChanged) and event.state is State.COMPLETED:
+                    files.steps.append("complete")
+                    break
+    steps = files.steps[: files.steps.index("complete")]
+    named = steps.index("named")
+    assert ("file synced" in steps[:named]) is (durability is Durability.STRICT)
+    assert "folder synced" in steps[named:]
 
 
 async def test_asking_for_many_takes_up_those_that_are_there(library: Path) -> None:
