@@ -11,42 +11,24 @@ from functools import partial
 from typing import Any
 
 import trio
-from msgspec.structs import replace
 
-from engine.errors import (
-    BadRecord,
-    Changed,
-    ConnectionLost,
-    EngineError,
-    HttpStatus,
-    IntegrityError,
-    UnverifiableLength,
-)
-from engine.model.bitmap import Bitmap
-from engine.model.chunks import ChunkGrid
+from engine.errors import BadRecord, Changed, ConnectionLost, IntegrityError, UnverifiableLength
 from engine.model.events import Progress
 from engine.model.records import DownloadEntry, PartRecord, Representation
 from engine.net.connection import Exchange
 from engine.net.head import Framing
-from engine.net.response import Answer, AnswerKind, judge
+from engine.net.response import AnswerKind
 from engine.net.url import parse_url
-from engine.transfer.fetcher import (
-    FAILURES_IN_A_ROW_MAX,
-    Fetcher,
-    Opened,
-    RangesLost,
-    Source,
-    hold_to_range,
-    receive_known,
-    receive_unknown,
-)
+from engine.transfer.fetcher import Source, hold_to_range
 from engine.transfer.finish import conclude, finish
 from engine.transfer.first_answer import first_answer
 from engine.transfer.one_chunk import fetch_one_chunk, is_one_chunk
 from engine.transfer.part_job import PartJob
-from engine.transfer.plan import Plan
+from engine.transfer.same_bytes import check_same_bytes
 from engine.transfer.services import Services
-from engine.transfer.setup_part import allocate, check_target, chunk_digest, reopen
+from engine.transfer.setup_part import allocate, check_target, reopen
+from engine.transfer.spans import Begun, fetch_spans
+from engine.transfer.stream import stream
 
 # A source that shows other bytes this often within one attempt changes faster than it can be fetched.
 GENERATIONS_PER_ATTEMPT = 3
@@ -189,9 +171,9 @@ class Transfer:
             raise
         if answer.kind is AnswerKind.RANGE:
             hold_to_range(exchange, answer)
-            await self._fetch_spans(job, exchange, answer)
+            await fetch_spans(self._services, self._source, self._entry, job, Begun(exchange, answer))
         else:
-            await self._stream(job, exchange)
+            await stream(self._services, self._source, self._entry, job, exchange)
 
     def _check_length(self, exchange: Exchange, representation: Representation) -> None:
         expected = self._entry.expected_length
@@ -206,146 +188,12 @@ class Transfer:
             return
         if job.record.representation.ranges:
             if not job.record.representation.comparable:
-                await self._check_same_bytes(job)
-            await self._fetch_spans(job)
+                await check_same_bytes(self._services, self._source, job)
+            await fetch_spans(self._services, self._source, self._entry, job)
             return
         if not job.record.representation.comparable:
             raise Changed("without ranges and validators the bytes so far cannot be told from another version's")
-        exchange = await self._source.open(None, None)
-        try:
-            judge(exchange.head, None, job.record.representation, exchange.redirected)
-        except BaseException:
-            self._source.done(exchange)
-            raise
-        await self._stream(job, exchange)
-
-    async def _check_same_bytes(self, job: PartJob) -> None:
-        """No validator: fetch two held chunks again, the last and a random one, and compare their CVs."""
-        runs = list(job.held.runs())
-        if not runs:
-            return
-        first, count = self._services.rng.choice(runs)
-        for index in {sum(runs[-1]) - 1, first + self._services.rng.randrange(count)}:
-            cv = await self._services.work(self._services.store.cvs, job.entry_id, job.record.index, 1, first=index)
-            if chunk_digest(await self._fetch_again(job, index), job.grid, index) != cv:
-                raise Changed(f"chunk {index} has other bytes than before")
-
-    async def _fetch_again(self, job: PartJob, index: int) -> bytes:
-        data = bytearray(job.grid.size(index))
-        start, end = job.grid.byte_range(index, 1)
-        exchange = await self._source.open(start, end)
-        try:
-            answer = judge(exchange.head, (start, end), job.record.representation, exchange.redirected)
-            if answer.kind is not AnswerKind.RANGE or answer.start != start:
-                raise Changed("the source does not serve the range that it served before")
-            with memoryview(data) as view:
-                await exchange.fill(view)
-        finally:
-            self._source.done(exchange)
-        return bytes(data)
-
-    async def _fetch_spans(self, job: PartJob, exchange: Exchange | None = None, answer: Answer | None = None) -> None:
-        """Several fetchers over one plan; the exchange that is open already serves the first lease."""
-        connections = self._connections(job)
-        comparable = job.record.representation.comparable
-        plan = Plan(job.grid, job.held, connections, self._services.config, in_one_piece=not comparable)
-        opened = None
-        if exchange is not None and answer is not None and answer.end is not None:
-            lease = plan.lease(max(1, job.grid.chunks_within(0, answer.end)[1]))
-            opened = None if lease is None else Opened(exchange, answer, lease)
-        workers = self._workers(connections, plan, job)
-        # Without a validator every failure ends the attempt: the next one compares the bytes again before it goes on.
-        patience = FAILURES_IN_A_ROW_MAX if comparable else 1
-        fetchers = [Fetcher(self._services, self._source, job, plan, patience) for _ in range(workers)]
-        failures: list[EngineError | RangesLost] = []
-        running = set(fetchers)
-
-        async def work(fetcher: Fetcher, opened: Opened | None) -> None:
-            try:
-                await fetcher.run(opened)
-            except (EngineError, RangesLost) as error:
-                running.discard(fetcher)
-                if isinstance(error, HttpStatus) and any(other.chunks_received for other in running):
-                    return  # the server serves others and only refuses one connection more
-                failures.append(error)
-                job.scope.cancel()
-            finally:
-                running.discard(fetcher)
-
-        with job.scope:
-            async with trio.open_nursery() as nursery:
-                for position, fetcher in enumerate(fetchers):
-                    nursery.start_soon(work, fetcher, opened if position == 0 else None)
-        await self._after_spans(job, plan, fetchers, failures)
-
-    async def _after_spans(
-        self, job: PartJob, plan: Plan, fetchers: list[Fetcher], failures: list[EngineError | RangesLost]
-    ) -> None:
-        if job.error is not None:
-            raise job.error
-        if failures:
-            if isinstance(failures[0], RangesLost):
-                await self._stream_again(job, failures[0])
-                return
-            raise failures[0]
-        if plan.unclaimed:
-            last = next((fetcher.last_error for fetcher in fetchers if fetcher.last_error is not None), None)
-            raise last or ConnectionLost(f"{plan.unclaimed} chunks were given up")
-
-    def _connections(self, job: PartJob) -> int:
-        config = self._services.config
-        if job.grid.length < config.parallel_bytes_min or not job.record.representation.comparable:
-            return 1
-        return min(self._entry.connections or config.connections_per_entry, config.connections_per_entry_max)
-
-    def _workers(self, connections: int, plan: Plan, job: PartJob) -> int:
-        spans = -(-plan.unclaimed * job.grid.chunk_bytes // self._services.config.span_bytes_min)
-        return max(1, min(connections, spans + 1))
-
-    async def _stream_again(self, job: PartJob, lost: RangesLost) -> None:
-        """Ranges are not served any more: one stream from the first byte, skipping what is held if it is the same
-        file."""
-        known = job.record.representation
-        if not known.comparable or lost.representation.length != known.length:
-            raise Changed("the source serves no ranges any more, and nothing shows that its bytes are the same")
-        job.scope = trio.CancelScope()
-        await self._services.committer.flush(job)
-        exchange = await self._source.open(None, None)
-        try:
-            judge(exchange.head, None, known, exchange.redirected)
-        except BaseException:
-            self._source.done(exchange)
-            raise
-        await self._stream(job, exchange)
-
-    async def _stream(self, job: PartJob, exchange: Exchange) -> None:
-        """The whole file over one exchange."""
-        try:
-            with job.scope:
-                if job.unbounded is None:
-                    await receive_known(self._services, exchange, job)
-                else:
-                    expected = self._entry.expected_length
-                    await self._settle_length(job, await receive_unknown(self._services, exchange, job, expected))
-        finally:
-            self._source.done(exchange)
-        if job.error is not None:
-            raise job.error
-
-    async def _settle_length(self, job: PartJob, length: int) -> None:
-        """The body ended properly: now there is a grid, and its sealed chunks can be committed."""
-        expected = self._entry.expected_length
-        if expected is not None and length < expected:
-            raise ConnectionLost(f"{length} bytes came, expected {expected}")
-        await job.wait_sealed()
-        chunks, job.unbounded = job.unbounded or [], None
-        job.grid = ChunkGrid(length, job.record.chunk_bytes)
-        job.held = Bitmap(job.grid.count)
-        job.record = replace(job.record, length=length)
-        await self._services.write(self._services.store.put_part, job.entry_id, job.epoch, job.record)
-        for index, size, digest in chunks:
-            await self._services.committer.reserve(size)
-            self._services.committer.add(job, index, size, digest)
+        await stream(self._services, self._source, self._entry, job)
 
     def progress(self) -> Progress | None:
         """How far it is, when something moved since the last call."""
