@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from benchmarks import (
+    bad_line,
+    changes,
     chunk_size,
     connections,
     curves,
@@ -48,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Report]] = {
     "tiny": many.measure_tiny,
     "many": many.measure,
     "entries": entries.measure,
+    "changes": changes.measure,
     "connections": connections.measure,
     "whole-file": whole_file.measure,
     "https": whole_file.measure_https,
@@ -56,6 +59,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Report]] = {
     "responsive": responsive.measure,
     "memory": whole_file.measure_memory,
     "kill": kill.measure,
+    "bad-line": bad_line.measure,
 }
 
 

@@ -24,12 +24,14 @@ class Scale:
     tiny_bytes: int = 4 * KIB
     parallel: int = 16
     connection_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1000)
-    limited_total_bytes: int = 512 * MIB
+    limited_total_bytes: int = 2048 * MIB  # a quarter of a minute: beginning a thousand entries is a part of it
     limited_bytes_s: int = 128 * MIB
     entry_counts: tuple[int, ...] = (1, 1_000, 10_000, 100_000)
     chunk_sizes: tuple[int, ...] = tuple((256 * KIB) << step for step in range(6))
+    changed_entries: int = 4_000
     plan_bytes: int = 1 << 40
     slow_disk_bytes: int = 128 * MIB
+    bad_line_bytes: int = 128 * MIB
 
     def quick(self) -> Scale:
         """A smoke run: everything is done, and no number of it means anything."""
@@ -43,8 +45,10 @@ class Scale:
             limited_bytes_s=6 * MIB,
             entry_counts=(1, 100, 1000),
             chunk_sizes=(256 * KIB, MIB),
+            changed_entries=100,
             plan_bytes=1 << 34,
             slow_disk_bytes=16 * MIB,
+            bad_line_bytes=4 * MIB,
         )
 
 

@@ -33,7 +33,8 @@ def driven(folder: str, urls: list[str], settings: dict[str, int], *words: str) 
 def contenders(origin: Origin, names: list[str], parallel: int) -> list[Contender]:
     """Each with ``parallel`` transfers at once."""
     urls = [origin.url(name) for name in names]
-    settings = {"entries_at_once": parallel, "connections_max": parallel, "idle_connections_per_host": parallel}
+    # An entry whose bytes have come gives its connection on, and is recorded and named while others receive.
+    settings = {"entries_at_once": 3 * parallel, "connections_max": parallel, "idle_connections_per_host": parallel}
 
     def own(folder: str) -> list[str]:
         return driven(folder, urls, settings, "--connections", "1")

@@ -42,8 +42,8 @@ http {{
     ssl_certificate_key {folder}/key.pem;
     ssl_session_cache shared:tls:10m;
     server {{
-        listen 127.0.0.1:{port} backlog=2048;
-        listen 127.0.0.1:{tls_port} ssl backlog=2048;
+        listen {address}:{port} backlog=2048;
+        listen {address}:{tls_port} ssl backlog=2048;
         root {folder}/www;
         location ~ ^/limited/(?<rate>[0-9]+)/(?<name>.*)$ {{ limit_rate $rate; alias {folder}/www/$name; }}
     }}
@@ -61,14 +61,15 @@ class Origin:
     cafile: str
     hashes: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    address: str = "127.0.0.1"
 
     def url(self, name: str, *, tls: bool = False) -> str:
         """The URL of a file in ``www``."""
-        return f"https://127.0.0.1:{self.tls_port}/{name}" if tls else f"http://127.0.0.1:{self.port}/{name}"
+        return f"https://{self.address}:{self.tls_port}/{name}" if tls else f"http://{self.address}:{self.port}/{name}"
 
     def limited_url(self, name: str, bytes_s: int) -> str:
         """The same, sent with at most so many bytes a second to each connection."""
-        return f"http://127.0.0.1:{self.port}/limited/{bytes_s}/{name}"
+        return f"http://{self.address}:{self.port}/limited/{bytes_s}/{name}"
 
     def add(self, name: str, size: int) -> None:
         """A file of ``size`` random bytes, in the page cache."""
@@ -106,8 +107,9 @@ def nginx_path() -> str:
 
 
 @contextlib.contextmanager
-def serving(folder: str) -> Iterator[Origin]:
-    """An origin for the block, with all its files below ``folder``; its process ends with it."""
+def serving(folder: str, *, address: str = "127.0.0.1", enter: Sequence[str] = ()) -> Iterator[Origin]:
+    """An origin for the block, with all its files below ``folder``; its process ends with it. ``enter``: what to put
+    before its command so that it runs where ``address`` is."""
     binary = nginx_path()
     www, cafile = os.path.join(folder, "www"), os.path.join(folder, "ca.pem")
     os.makedirs(www)
@@ -122,15 +124,16 @@ def serving(folder: str) -> Iterator[Origin]:
     user = "user root;" if os.geteuid() == 0 else ""  # the worker would lose its rights on the folder
     config = os.path.join(folder, "nginx.conf")
     with open(config, "w", encoding="ascii") as target:
-        target.write(CONFIG.format(folder=folder, port=port, tls_port=tls_port, user=user, files_max=WORKER_FILES_MAX))
+        places = {"folder": folder, "address": address, "port": port, "tls_port": tls_port}
+        target.write(CONFIG.format(**places, user=user, files_max=WORKER_FILES_MAX))
     errors = os.path.join(folder, "error.log")
     # A session of its own: Ctrl-C is for the harness, which ends it once no contender needs it any more.
     process = subprocess.Popen(
-        [binary, "-e", errors, "-c", config, "-p", folder], stderr=subprocess.DEVNULL, start_new_session=True
+        [*enter, binary, "-e", errors, "-c", config, "-p", folder], stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        _wait_until_open(port, process, errors)
-        yield Origin(port, tls_port, www, cafile)
+        _wait_until_open(os.path.join(folder, "nginx.pid"), process, errors)
+        yield Origin(port, tls_port, www, cafile, address=address)
     finally:
         process.terminate()
         process.wait(timeout=START_S_MAX)
@@ -142,10 +145,11 @@ def _free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in held]
 
 
-def _wait_until_open(port: int, process: subprocess.Popen[bytes], errors: str) -> None:
+def _wait_until_open(pid_file: str, process: subprocess.Popen[bytes], errors: str) -> None:
+    """It writes its process id once it listens."""
     deadline = time.monotonic() + START_S_MAX
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        if os.path.exists(pid_file):
             return
         time.sleep(0.02)
     with open(errors, encoding="utf-8", errors="replace") as source:

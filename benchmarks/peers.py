@@ -52,7 +52,12 @@ ALL = (
     Peer("aiohttp", EXTRA, is_module=True),
     Peer("pypdl", EXTRA, is_module=True),
 )
-BY_NAME = {peer.name: peer for peer in ALL}
+# For lines of a certain quality.
+LINE = (
+    Peer("ip", "apt-get install iproute2", version_words=("-V",)),
+    Peer("nsenter", "apt-get install util-linux"),
+)
+BY_NAME = {peer.name: peer for peer in ALL + LINE}
 # For the curves and the micro-benchmarks; no contender needs them.
 TOOLS = (Peer("matplotlib", EXTRA, is_module=True), Peer("pytest_benchmark", EXTRA, is_module=True))
 

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from engine.control.health import DownloadHealth
     from engine.control.hub import Subscription
     from engine.control.maintenance import MaintenanceReport
+    from engine.control.playable import OfflineState
     from engine.control.scopes import ScopeReset
     from engine.control.verify import Health, Validation
     from engine.engine import Download, Engine
     from engine.errors import (
+        AddressRefused,
         DownloadFailed,
         EngineClosed,
         EngineError,
@@ -36,10 +38,14 @@ if TYPE_CHECKING:
         InternalError,
         InvalidRequest,
         PoisonError,
+        ProxyAuth,
+        ProxyError,
         ScopeResetting,
         StoreBusy,
+        StoreCopied,
         StoreCorrupt,
         StoreError,
+        StoreGone,
         StoreTooNew,
         StoreUnusable,
         Superseded,
@@ -48,28 +54,54 @@ if TYPE_CHECKING:
         TransferError,
         UnknownEntry,
         UnknownGroup,
+        WrongThread,
     )
-    from engine.model.events import EngineEvent, MaintenanceDone, Progress, Recovered, Removed, Snapshot, StateChanged
+    from engine.media.metalink import requests_from_metalink
+    from engine.model.events import (
+        EngineEvent,
+        LineChanged,
+        MaintenanceDone,
+        Progress,
+        Recovered,
+        Removed,
+        Snapshot,
+        SourceBlamed,
+        StateChanged,
+    )
     from engine.model.groups import GroupRecord, GroupRequest, GroupSort, GroupState, GroupStatus, Member, MemberSort
+    from engine.model.line_policy import LinePolicy
+    from engine.model.lines import Connectivity, Interface, Line, LinkKind
     from engine.model.paging import Page
     from engine.model.records import (
         Attempt,
+        BlamedSource,
         DownloadEntry,
         DownloadRequest,
         Durability,
         ErrorRecord,
         OfflineEntry,
+        OnChange,
         PartRecord,
+        Pieces,
         Representation,
     )
+    from engine.model.resolve import Resolve, Resolved, Resolver
     from engine.model.states import Event, Reason, State
+    from engine.net.addresses import AddressPolicy
+    from engine.net.trust import ClientCertificate, Trust
+    from engine.network.monitor import NetworkMonitor, StaticMonitor
     from engine.opening import open_engine
+    from engine.version import __version__
 
-__version__ = "0.1.0"
 
 __all__ = [
+    "AddressPolicy",
+    "AddressRefused",
     "Attempt",
+    "BlamedSource",
+    "ClientCertificate",
     "Config",
+    "Connectivity",
     "Download",
     "DownloadEntry",
     "DownloadFailed",
@@ -95,31 +127,49 @@ __all__ = [
     "Health",
     "IllegalTransition",
     "IntegrityError",
+    "Interface",
     "InternalError",
     "InvalidRequest",
+    "Line",
+    "LineChanged",
+    "LinePolicy",
+    "LinkKind",
     "MaintenanceDone",
     "MaintenanceReport",
     "Member",
     "MemberSort",
+    "NetworkMonitor",
     "OfflineEntry",
+    "OfflineState",
+    "OnChange",
     "Page",
     "PartRecord",
+    "Pieces",
     "PoisonError",
     "Progress",
+    "ProxyAuth",
+    "ProxyError",
     "Reason",
     "Recovered",
     "Refusal",
     "Removed",
     "Representation",
+    "Resolve",
+    "Resolved",
+    "Resolver",
     "RunStats",
     "ScopeReset",
     "ScopeResetting",
     "Snapshot",
+    "SourceBlamed",
     "State",
     "StateChanged",
+    "StaticMonitor",
     "StoreBusy",
+    "StoreCopied",
     "StoreCorrupt",
     "StoreError",
+    "StoreGone",
     "StoreTooNew",
     "StoreUnusable",
     "Subscription",
@@ -127,10 +177,14 @@ __all__ = [
     "TargetInvalid",
     "TooManyFiles",
     "TransferError",
+    "Trust",
     "UnknownEntry",
     "UnknownGroup",
     "Validation",
+    "WrongThread",
+    "__version__",
     "open_engine",
+    "requests_from_metalink",
 ]
 
 # Where each public name comes from; the same as the imports above, which a test compares.
@@ -143,22 +197,34 @@ _HOMES = {
     "engine.control.hub": "Subscription",
     "engine.control.maintenance": "MaintenanceReport",
     "engine.control.scopes": "ScopeReset",
+    "engine.control.playable": "OfflineState",
     "engine.control.verify": "Health Validation",
     "engine.engine": "Download Engine",
     "engine.errors": (
-        "DownloadFailed EngineClosed EngineError EventsLost Fault ForkedProcess "
-        "IllegalTransition IntegrityError InternalError InvalidRequest PoisonError ScopeResetting "
-        "StoreBusy StoreCorrupt StoreError StoreTooNew StoreUnusable Superseded "
-        "TargetInvalid TooManyFiles TransferError UnknownEntry UnknownGroup "
+        "AddressRefused DownloadFailed EngineClosed EngineError EventsLost Fault ForkedProcess "
+        "IllegalTransition IntegrityError InternalError InvalidRequest PoisonError ProxyAuth ProxyError ScopeResetting "
+        "StoreBusy StoreCopied StoreCorrupt StoreError StoreGone StoreTooNew StoreUnusable Superseded "
+        "TargetInvalid TooManyFiles TransferError UnknownEntry UnknownGroup WrongThread "
     ),
-    "engine.model.events": "EngineEvent MaintenanceDone Progress Recovered Removed Snapshot StateChanged",
+    "engine.media.metalink": "requests_from_metalink",
+    "engine.model.events": (
+        "EngineEvent LineChanged MaintenanceDone Progress Recovered Removed Snapshot SourceBlamed StateChanged"
+    ),
     "engine.model.groups": "GroupRecord GroupRequest GroupSort GroupState GroupStatus Member MemberSort",
+    "engine.model.line_policy": "LinePolicy",
+    "engine.model.lines": "Connectivity Interface Line LinkKind",
     "engine.model.paging": "Page",
     "engine.model.records": (
-        "Attempt DownloadEntry DownloadRequest Durability ErrorRecord OfflineEntry PartRecord Representation "
+        "Attempt BlamedSource DownloadEntry DownloadRequest Durability ErrorRecord OfflineEntry OnChange PartRecord "
+        "Pieces Representation "
     ),
+    "engine.model.resolve": "Resolve Resolved Resolver",
     "engine.model.states": "Event Reason State",
+    "engine.net.addresses": "AddressPolicy",
+    "engine.net.trust": "ClientCertificate Trust",
+    "engine.network.monitor": "NetworkMonitor StaticMonitor",
     "engine.opening": "open_engine",
+    "engine.version": "__version__",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

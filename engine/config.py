@@ -6,7 +6,7 @@ that a user might want to change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from engine.errors import InvalidRequest
 
@@ -22,11 +22,14 @@ ZERO_ALLOWED = frozenset(
         *("free_space_reserve_bytes", "idle_connections_per_host", "idle_connection_s", "redirects_max"),
         *("interim_responses_max", "trailer_bytes_max", "retry_after_s_max", "backoff_base_s", "backoff_max_s"),
         *("commit_interval_s", "parallel_bytes_min", "receive_low_water_bytes", "records_only"),
-        *("entries_per_host", "connections_per_host"),
+        *("entries_per_host", "connections_per_host", "connections_per_entry"),
+        *("host_rest_wait_s", "rate_limit_bytes_s"),
+        *("allow_metered", "metered_bytes_max", "network_settle_s"),
         *("scope_quota_bytes", "evict_least_recent", "maintenance_delay_s", "orphan_grace_s", "stale_entry_days"),
     }
 )
 MOMENT_S = 0.001
+RATE_LIMIT_MIN = 1 * KIB  # a slower cap would keep connections from their server's attention for minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ class Config:
     parallel_bytes_min: int = 8 * MIB  # below this, a second connection costs more than it brings
 
     # Connections.
-    connections_per_entry: int = 4  # safe with unknown CDNs
+    connections_per_entry: int = 0  # for who does not say; 0: as many as measured goodput pays for
     connections_per_entry_max: int = 16
     connections_max: int = 32
     connections_per_host: int = 0  # 0: as many as in all
@@ -63,6 +66,35 @@ class Config:
     records_only: bool = False  # nothing runs: for who only changes entries, and leaves at once
     idle_connections_per_host: int = 16
     idle_connection_s: float = 30.0
+
+    # Connections by measured goodput, for all entries of a host together. Each step up is kept only while it pays.
+    connections_start: int = 2
+    connections_per_host_grown: int = 8  # safe with unknown CDNs; a line that loses packets may have all an entry may
+    growth_hold_s: float = 30.0  # behind a step that did not pay, or a refusal
+    growth_look_interval_s: float = 0.05
+    span_s: float = 6.0  # of work for one request, within `span_bytes_min` and `…_max`
+    crawl_bytes_s: int = 4 * KIB  # slower than this, or than a quarter of the median, a connection is replaced …
+    crawl_s: float = 10.0  # … when it was so for this long, and had as long before
+
+    # Hosts in trouble, for all their entries together.
+    host_rest_wait_s: float = 2.0  # a host that rests no longer is waited for where one is; 0 for never
+    breaker_failures: int = 8  # in a row, without an answer between
+    breaker_open_s: float = 2.0  # until one request tries again; doubling
+    breaker_open_max_s: float = 60.0
+
+    # Bandwidth, of all entries together.
+    rate_limit_bytes_s: int = 0  # 0 for no cap; changed while running by Engine.set_rate_limit
+
+    # URLs that end. The one behind a redirect is kept in memory, so that not every span walks the chain.
+    redirect_kept_s: float = 300.0  # less than a signed URL commonly lives; a refusal ends it sooner
+    url_expiry_lead_s: float = 30.0  # a fresh one is asked for so long before: a span must not begin on its last second
+    resolve_interval_s: float = 5.0  # for one source, between two walks or two questions to the host's resolver
+    resolver_timeout_s: float = 30.0
+
+    # Which line: what a policy leaves open.
+    allow_metered: bool = True  # where nobody says what is metered, nothing is; who minds says so
+    metered_bytes_max: int = 0  # of one entry, on a metered line; 0 for any size
+    network_settle_s: float = 2.0  # a line that is back stays that long, and up to half as much more, before it is used
 
     # Times. No total timeout anywhere: a slow stream that makes progress is healthy.
     connect_timeout_s: float = 10.0
@@ -121,6 +153,7 @@ class Config:
         return 0 if self.records_only else self.entries_at_once
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         for name in ("chunk_bytes", "small_chunk_bytes"):
             size = getattr(self, name)
             if size < KIB or size & (size - 1):
@@ -133,13 +166,25 @@ class Config:
             raise InvalidRequest("seal_threads must be at least 1")
         if self.commit_window_bytes < 2 * self.chunk_bytes:
             raise InvalidRequest("commit_window_bytes must hold at least two chunks")
-        if not 1 <= self.connections_per_entry <= self.connections_per_entry_max:
-            raise InvalidRequest("connections_per_entry must be between 1 and connections_per_entry_max")
+        if not 0 <= self.connections_per_entry <= self.connections_per_entry_max:
+            raise InvalidRequest("connections_per_entry must be between 0 and connections_per_entry_max")
         for name in self.__slots__:
             value = getattr(self, name)
             least = 0 if name in ZERO_ALLOWED else MOMENT_S if name.endswith("_s") else 1
             if not value >= least:
                 raise InvalidRequest(f"{name} must be at least {least}, not {value}")
+
+    def _check_kinds(self) -> None:
+        """Numbers are numbers: NaN compares with nothing, so that no limit would hold."""
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is bool and value not in (False, True):
+                raise InvalidRequest(f"{field.name} must be True or False, not {value!r}")
+            if kind not in {int, float}:
+                continue
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole and not (kind is float and isinstance(value, float) and value == value):  # noqa: PLR0124  # NaN
+                raise InvalidRequest(f"{field.name} must be a {'whole ' * (kind is int)}number, not {value!r}")
 
 
 DEFAULT_CONFIG = Config()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import time
@@ -12,8 +13,11 @@ from contextlib import asynccontextmanager
 import trio
 
 from engine.config import DEFAULT_CONFIG, Config
+from engine.control.door import check_in_trio
 from engine.control.hub import EventHub
-from engine.control.inbox import Inbox, verbs_of
+from engine.control.inbox import Inbox
+from engine.control.inbox_verbs import verbs_for_all_of, verbs_of
+from engine.control.line_gate import LineGate
 from engine.control.manager import Manager
 from engine.control.recovery import Recovery
 from engine.control.settle import settle
@@ -21,13 +25,23 @@ from engine.engine import Engine
 from engine.errors import StorageError, StoreError, sole_error
 from engine.files.filesystem import FileSystem
 from engine.model.events import Recovered
+from engine.model.line_policy import ANY_LINE, LinePolicy
+from engine.model.lines import UNKNOWN_LINE
+from engine.model.resolve import Resolver
 from engine.net.client import Client
+from engine.net.pacing import Pacing
+from engine.net.trust import DEFAULT_TRUST, Trust
+from engine.network.auto import AutoMonitor
+from engine.network.monitor import NetworkMonitor, StaticMonitor
 from engine.store.state_store import StateStore
+from engine.threads import in_thread
 from engine.transfer.combiner import Combiner
 from engine.transfer.committer import Committer
 from engine.transfer.folder_lanes import FolderLanes
 from engine.transfer.sealing import Sealing
 from engine.transfer.services import Services
+
+log = logging.getLogger("engine")
 
 LIBRARY_FOLDER = "files"
 WORKER_THREADS = 8  # for blocking file work; a stuck disk must not take trio's whole thread pool
@@ -39,7 +53,12 @@ async def open_engine(
     *,
     config: Config = DEFAULT_CONFIG,
     cafile: str | None = None,
+    trust: Trust = DEFAULT_TRUST,
+    resolver: Resolver | None = None,
+    network: NetworkMonitor | None = None,
+    line_policy: LinePolicy = ANY_LINE,
     resume: bool = True,
+    adopt: bool = False,
     files: FileSystem | None = None,
     client: Client | None = None,
     seed: int | None = None,
@@ -47,30 +66,49 @@ async def open_engine(
     """An engine on the folder ``root`` (made when missing): an LMDB store and, for files without a destination,
     ``files/``.
 
-    ``cafile``: trust these certificate authorities instead of the system's. ``resume``: take up every unfinished entry
-    at once. ``files``, ``client`` and ``seed`` are seams for tests. Leaving the block parks what still runs; the next
-    engine on the root takes it up. Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreUnusable, InvalidRequest.
+    ``cafile``: trust these certificate authorities instead of the system's; short for that field of ``trust``, which
+    has all the rest: addresses, proxies, client certificates … ``resume``: take up every unfinished entry at once.
+    ``resolver``: asked for another URL when one is refused or about to expire, and for header fields that are not
+    stored. ``network``: who tells what line there is; None for the system (the kernel, and NetworkManager where it
+    runs). ``line_policy``: which line may be used, and when, by entries that do not say so themselves; what it leaves
+    open is as configured. ``adopt``: make a copy of another root, which is refused otherwise, a library of its own: it
+    forgets the entries whose files are outside of it, because they are the original's. ``files``, ``client`` and
+    ``seed`` are seams for tests. Leaving the block parks what still runs; the next engine on the root takes it up.
+    Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreUnusable, StoreCopied, InvalidRequest, WrongThread.
     """
+    await check_in_trio()
     path = _absolute(root)
     files = files or FileSystem()
-    client = client or Client(config, cafile=cafile)
+    client = client or Client(config, cafile=cafile, trust=trust)
     writer = trio.CapacityLimiter(1)
-    store = await trio.to_thread.run_sync(lambda: StateStore.open(path, config, files, now=time.time()), limiter=writer)
+
+    def open_store() -> StateStore:
+        return StateStore.open(path, config, files, now=time.time(), adopt=adopt)
+
+    store = await in_thread(open_store, limiter=writer)
+    if store.moved:
+        log.warning(store.moved)
     clean = False
     try:
-        recovered = await trio.to_thread.run_sync(Recovery(store, files, time.time()).run, limiter=writer)
-        async with _running(path, config, files, client, store, writer, random.Random(seed), recovered) as engine:  # noqa: S311  # jitter
+        recovered = await in_thread(Recovery(store, files, time.time()).run, limiter=writer)
+        rng = random.Random(seed)  # noqa: S311  # jitter
+        gate = _gate(config, line_policy, rng)
+        monitor = StaticMonitor(UNKNOWN_LINE) if config.records_only else network or AutoMonitor()
+        async with _running(
+            path, config, files, client, store, writer, rng, recovered, resolver=resolver, gate=gate, monitor=monitor
+        ) as engine:
             await engine._scopes.finish_resets()
             engine.recovered += tuple(await engine._groups.finish())
             if resume:
                 engine.recovered += tuple(await engine._manager.resume_all())
                 await engine._upkeep.space.resume_parked()  # there may be room again
+                engine._lines.take_up_parked()
             yield engine
         clean = True
     finally:
         # A mark of a clean end that cannot be written is missed by nobody: the next start looks closer.
         with trio.CancelScope(shield=True), contextlib.suppress(StorageError, StoreError):
-            await trio.to_thread.run_sync(lambda: store.close(clean=clean), limiter=writer)
+            await in_thread(lambda: store.close(clean=clean), limiter=writer)
 
 
 @asynccontextmanager
@@ -83,6 +121,10 @@ async def _running(
     writer: trio.CapacityLimiter,
     rng: random.Random,
     recovered: list[Recovered],
+    *,
+    resolver: Resolver | None,
+    gate: LineGate,
+    monitor: NetworkMonitor,
 ) -> AsyncIterator[Engine]:
     """The engine's tasks. Outer nursery: sealing and commits; inner: entries, so that those end first and are
     committed."""
@@ -107,18 +149,21 @@ async def _running(
         emit=hub.emit,
         boot_id=boot_id,
         library=os.path.join(root, LIBRARY_FOLDER),
+        resolver=resolver,
+        pacing=Pacing(config.rate_limit_bytes_s),
     )
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as core, _outlasting(core, sealing.run, committer.run):
             core.start_soon(settle, services)
             async with trio.open_nursery() as entries:
-                manager = Manager(services, hub, entries)
+                manager = Manager(services, hub, entries, gate)
                 core.start_soon(manager.runs.run)
                 try:
                     engine = Engine(services, manager, hub, recovered)
                     core.start_soon(engine._upkeep.run)
-                    await entries.start(Inbox(services, root, verbs_of(engine, manager)).run)
+                    await core.start(engine._lines.run, monitor)
+                    await entries.start(Inbox(services, root, verbs_of(engine, manager), verbs_for_all_of(manager)).run)
                     yield engine
                     with contextlib.suppress(StorageError, StoreError):  # when files were last read: only advice
                         await engine._upkeep.space.flush()
@@ -138,6 +183,17 @@ async def _running(
         hub.close()
         with trio.CancelScope(shield=True):
             await client.aclose()
+
+
+def _gate(config: Config, policy: LinePolicy, rng: random.Random) -> LineGate:
+    """The engine's policy, and how long a line settles: not all machines behind one access point begin at once."""
+    policy.check()
+    configured = LinePolicy(allow_metered=config.allow_metered, metered_bytes_max=config.metered_bytes_max)
+
+    def settle_s() -> float:
+        return config.network_settle_s * rng.uniform(1.0, 1.5)
+
+    return LineGate(policy, configured, time.time, trio.current_time, settle_s)
 
 
 def _absolute(root: str | os.PathLike[str]) -> str:

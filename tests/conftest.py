@@ -7,16 +7,30 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.support.engine_process import EngineProcesses, engine_processes
 from tests.support.mounts import TinyTmpfs, mounted_tmpfs
 from tests.support.nginx import Nginx, run_nginx
+from tests.support.tls import cafile_of
 
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     """A root for an engine; nothing is there yet."""
     return tmp_path / "library"
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A private certificate authority."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def cafile(authority: trustme.CA, tmp_path: Path) -> str:
+    """Its certificate, in a file."""
+    return cafile_of(authority, tmp_path)
 
 
 @pytest.fixture(scope="session")

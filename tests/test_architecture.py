@@ -12,9 +12,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "engine"
 
 # Each line may import from the lines before it and from itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
+    ("engine.version",),
     ("engine.errors",),
     ("engine.config",),
     ("engine.model.states",),
+    ("engine.model.lines",),
+    ("engine.model.line_policy",),
     ("engine.model.records",),
     ("engine.model.chunks", "engine.model.retry", "engine.model.events"),
     ("engine._native",),
@@ -23,7 +26,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine.model",),
     ("engine.files",),
     ("engine.store",),
+    ("engine.threads",),
     ("engine.net",),
+    ("engine.network",),
     ("engine.transfer",),
     ("engine.media",),
     ("engine.control",),

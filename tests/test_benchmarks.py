@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks import __main__ as harness
-from benchmarks import curves, kill, machine, many, peers, results, whole_file
+from benchmarks import changes, curves, kill, machine, many, peers, results, whole_file
 from benchmarks.bench import KIB, MIB, Bench, Scale
 from benchmarks.cost import ContenderFailed, Cost, run
 from benchmarks.facts import Fact, TooFewPairs, paired, wall_ratio
@@ -198,7 +199,7 @@ def test_a_missing_peer_is_named_with_its_installation_and_the_rest_is_measured(
     assert list(report.rows) == ["ours, relaxed", "ours, strict"]
     assert "absent-wget2 is missing: apt-get install wget2" in report.missing
     assert "absent-httpx is missing: pip install -e '.[bench]'" in report.missing
-    assert len(report.missing) == len(set(report.missing)) == len(absent)
+    assert len(report.missing) == len(set(report.missing)) == len(peers.ALL)
     assert harness.status_of({"whole-file": report}, report.missing) == harness.PEER_MISSING
 
 
@@ -381,7 +382,6 @@ def test_one_benchmark_from_the_command_line(tmp_path: Path, capsys: pytest.Capt
     assert list(tmp_path.iterdir()) == [written]
 
 
-@pytest.mark.skipif(bool(curves.lacks()), reason="matplotlib is not installed")
 def test_a_curve_is_drawn(tmp_path: Path) -> None:
     curve = Curve("Rate", "connections", "MiB/s", {"ours": [(1, 10.0), (1000, 9.0)], "theirs": [(1, 5.0)]})
 
@@ -389,3 +389,11 @@ def test_a_curve_is_drawn(tmp_path: Path) -> None:
 
     assert paths == [str(tmp_path / "new" / "connections.svg")]
     assert "connections" in Path(paths[0]).read_text(encoding="utf-8")
+
+
+def test_state_changes_are_counted_for_every_verb(bench: Bench) -> None:
+    report = changes.measure(Bench(dataclasses.replace(SMALL, changed_entries=20), bench.workspace, quiet=True))
+
+    verbs = {"pause_all", "resume_all", "retry_failed", "cancel_all", "pause", "resume"}
+    assert set(report.rows) == verbs
+    assert all(report.facts[f"{verb}_per_s"].low > 0 for verb in verbs)

@@ -9,11 +9,14 @@ from typing import NoReturn
 from engine import __version__
 from engine.cli import status
 from engine.cli.console import PROGRAM, escape, print_text, warn
-from engine.config import DEFAULT_CONFIG
+from engine.cli.line_options import add_line_options
+from engine.cli.trust_options import add_trust_options
+from engine.config import DEFAULT_CONFIG, RATE_LIMIT_MIN
 from engine.model.states import State
 
 # The values of Durability, whose module takes longer to import than all the rest of this one.
 DURABILITIES = ("strict", "relaxed")
+ON_CHANGE = ("restart", "fail")
 GROUP_SORTS = ("title", "added")  # the values of GroupSort, for the same reason
 COMMANDS = {
     "pause": "stop, keeping every byte, until resumed",
@@ -24,7 +27,9 @@ COMMANDS = {
     "prioritise": "let entries run before or behind others",
 }
 ANSWER_TIMEOUT_S = 30.0
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
+_ADOPT = "make the root, a copy of another one, a library of its own, without what the other has outside of its root"
 _EPILOG = """exit status: 0 all complete, 1 some failed or the output could not be written, 2 usage,
 3 store busy or unusable, 130 interrupted (and resumable), 141 the reader of the output is gone"""
 
@@ -39,6 +44,23 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002  # always stdout here
         print_text(message)
+
+
+def _size(text: str) -> int:
+    """Bytes, with K, M or G for 1024, 1024^2, 1024^3 of them."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 500K or 2.5M") from error
+
+
+def _rate(text: str) -> int:
+    """Bytes a second."""
+    rate = _size(text)
+    if rate < RATE_LIMIT_MIN:
+        raise argparse.ArgumentTypeError(f"must be at least {RATE_LIMIT_MIN} bytes a second, not {rate}")
+    return rate
 
 
 def _path(text: str) -> str:
@@ -88,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     added = [add(verbs) for add in (_add_get, _add_run, _add_list, _add_groups, _add_show)]
     added += [_add_command(verbs, name) for name in COMMANDS]
-    added += [add(verbs) for add in (_add_verify, _add_gc, _add_health, _add_demo)]
+    added += [add(verbs) for add in (_add_verify, _add_gc, _add_health, _add_network, _add_demo)]
     for verb in added:
         verb.add_argument("--root", metavar="DIR", type=_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
@@ -99,7 +121,9 @@ _Verbs = argparse._SubParsersAction  # argparse has no public name for what add_
 
 def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     get = verbs.add_parser("get", help="download; asked again, resume", allow_abbrev=False)
-    get.add_argument("urls", nargs="*", metavar="URL", help="http or https")
+    get.add_argument(
+        "urls", nargs="*", metavar="URL", help="http or https; what ends in .meta4, also a file, is a Metalink"
+    )
     get.add_argument(
         "--input", metavar="FILE", type=_path, help="file of URLs, one a line, '#' begins a comment; - is stdin"
     )
@@ -107,16 +131,36 @@ def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
         "--output", metavar="PATH", type=_path, help="a file for one URL, a folder for many (or one ending in /)"
     )
     get.add_argument("--id", metavar="ID", help="your own key for the entry; one URL only")
+    get.add_argument(
+        "--mirror",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="another URL of the same bytes, to take over or to help; again for more; one URL only",
+    )
     get.add_argument("--header", metavar="'K: V'", action="append", default=[], help="send this to the URL's own host")
     get.add_argument(
         "--secret-header", metavar="'K: V'", action="append", default=[], help="the same, but its value is never stored"
+    )
+    get.add_argument(
+        "--header-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="a redirect or mirror at http(s)://host[:port] gets those headers too; again for more",
     )
     get.add_argument(
         "--connections",
         metavar="N",
         type=int,
         help=f"for each file, 1 to {DEFAULT_CONFIG.connections_per_entry_max}"
-        f" (default: {DEFAULT_CONFIG.connections_per_entry})",
+        f" (default: as many as pay, {DEFAULT_CONFIG.connections_start} at first)",
+    )
+    get.add_argument(
+        "--limit-rate", metavar="R", type=_rate, default=0, help="bytes a second for each file, like 500K or 2.5M"
+    )
+    get.add_argument(
+        "--limit-rate-all", metavar="R", type=_rate, default=0, help="the same for all that this process fetches"
     )
     get.add_argument(
         "--expect", metavar="ALGO:HEX", action="append", default=[], help="digest that the file must have; one URL only"
@@ -129,9 +173,22 @@ def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
         help="what progress survives: a power cut (strict, the default) or a killed process (relaxed)",
     )
     get.add_argument(
-        "--cacert", metavar="FILE", type=_path, help="trust these certificate authorities (PEM), not the system's"
+        "--media-type",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="what the file may be, like audio/flac or video/* (default: anything, but no page under a media name)",
     )
+    get.add_argument(
+        "--on-change",
+        choices=ON_CHANGE,
+        default=ON_CHANGE[0],
+        help="when the source has another version: begin anew with it (restart, the default), or fail",
+    )
+    add_line_options(get, _size)
+    add_trust_options(get, _path)
     get.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    get.add_argument("--adopt", action="store_true", help=_ADOPT)
     get.add_argument("--no-progress", action="store_true", help="no bars, no notes; results and errors only")
     get.add_argument("--json", action="store_true", help="one object a line and a URL, as each is finished")
     return get
@@ -144,10 +201,16 @@ def _add_run(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
         description="Takes up every unfinished entry. Ctrl-C or SIGTERM ends it; everything stays resumable.",
         allow_abbrev=False,
     )
-    verb.add_argument("--forever", action="store_true", help="do not end when the queue is empty: wait for more")
     verb.add_argument(
-        "--cacert", metavar="FILE", type=_path, help="trust these certificate authorities (PEM), not the system's"
+        "--limit-rate-all",
+        metavar="R",
+        type=_rate,
+        default=0,
+        help="bytes a second for all together, like 500K or 2.5M",
     )
+    verb.add_argument("--forever", action="store_true", help="do not end when the queue is empty: wait for more")
+    verb.add_argument("--adopt", action="store_true", help=_ADOPT)
+    add_trust_options(verb, _path)
     verb.add_argument("--no-progress", action="store_true", help="no bars, no notes; results and errors only")
     verb.add_argument("--json", action="store_true", help="one object a line, for each entry that ends")
     return verb
@@ -210,13 +273,19 @@ def _add_health(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     return verb
 
 
+def _add_network(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        "network", help="the line: connected, metered, and over which interfaces", allow_abbrev=False
+    )
+    verb.add_argument("--json", action="store_true", help="one object")
+    return verb
+
+
 def _add_verify(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     verb = verbs.add_parser("verify", help="read finished files again and check every chunk", allow_abbrev=False)
     verb.add_argument("ids", nargs="*", metavar="ID", help="only these (default: all that are complete)")
     verb.add_argument("--repair", action="store_true", help="fetch what is bad again; the rest is kept")
-    verb.add_argument(
-        "--cacert", metavar="FILE", type=_path, help="trust these certificate authorities (PEM), not the system's"
-    )
+    add_trust_options(verb, _path)
     verb.add_argument("--json", action="store_true", help="one object a line and entry")
     return verb
 

@@ -7,14 +7,16 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
+from engine.cli.line_options import line_of
+from engine.cli.metalinks import is_metalink, requests_of_metalink
 from engine.cli.text import shown_url
 from engine.cli.url_list import urls_of
 from engine.config import DEFAULT_CONFIG
 from engine.control.requests import entry_of
 from engine.errors import InvalidRequest
-from engine.model.records import DownloadEntry, DownloadRequest, Durability
+from engine.model.records import DownloadEntry, DownloadRequest, Durability, OnChange
 
-_ONE_URL_ONLY = ("id", "expect", "expect_length")
+_ONE_URL_ONLY = ("id", "expect", "expect_length", "mirror")
 
 
 def requests_of(arguments: argparse.Namespace) -> dict[str, DownloadRequest]:
@@ -38,21 +40,28 @@ def requests_of(arguments: argparse.Namespace) -> dict[str, DownloadRequest]:
         "id": arguments.id,
         "headers": tuple(_fields(arguments.header)),
         "secret_headers": tuple(_fields(arguments.secret_header)),
+        "header_origins": tuple(arguments.header_origin),
         "destination": _destination(arguments.output, len(urls)),
         "overwrite": arguments.overwrite,
         "expect": _expectations(arguments.expect),
         "expected_length": arguments.expect_length,
         "durability": Durability(arguments.durability),
         "connections": arguments.connections,
+        "rate_limit_bytes_s": arguments.limit_rate,
+        "line": line_of(arguments),
+        "media_types": tuple(arguments.media_type),
+        "on_change": OnChange(arguments.on_change),
+        "mirrors": tuple(arguments.mirror),
     }
     requests: dict[str, DownloadRequest] = {}
     seen: set[str] = set()
     for url, place in places.items():
-        request = DownloadRequest(url=url, **common)
-        entry = _checked(request, place or ("the command line" if len(urls) > 1 else ""))
-        if entry.url not in seen:  # spelled otherwise, but the same
-            seen.add(entry.url)
-            requests[entry.id] = request
+        plain = DownloadRequest(url=url, **common)
+        for request in requests_of_metalink(plain, arguments) if is_metalink(url) else (plain,):
+            entry = _checked(request, place or ("the command line" if len(urls) > 1 else ""))
+            if entry.url not in seen:  # spelled otherwise, but the same
+                seen.add(entry.url)
+                requests[entry.id] = request
     return requests
 
 

@@ -12,7 +12,7 @@ from engine.cli.console import print_text, tolerate_odd_text
 from engine.cli.ending import tell
 
 # Where each verb's ``run(arguments) -> exit status`` is; only the one that was asked for is imported.
-_VERBS: Final = ("get", "run", "list", "groups", "show", "verify", "gc", "health", "demo")
+_VERBS: Final = ("get", "run", "list", "groups", "show", "verify", "gc", "health", "network", "demo")
 _MODULES: Final = {
     **{verb: f"engine.cli.{verb}" for verb in _VERBS},
     **dict.fromkeys(COMMANDS, "engine.cli.command"),

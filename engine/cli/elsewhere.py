@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from engine import DownloadRequest, InvalidRequest, Progress, State, StoreBusy
+from engine import DownloadRequest, InvalidRequest, Progress, Reason, State, StoreBusy
 from engine.cli.outcome import Outcome, bytes_total, outcome_of, removed
 from engine.cli.sending import owner_runs
 from engine.cli.watching import Watcher
@@ -32,10 +32,11 @@ TAKEN_WITHIN_S: Final = 15.0
 _ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
 
-def check_can_be_handed_over(requests: Iterable[DownloadRequest], cacert: str | None, busy: StoreBusy) -> None:
-    """Raise InvalidRequest when something of what is asked for cannot reach another process: secrets never do."""
-    if cacert is not None:
-        raise InvalidRequest(f"--cacert cannot be given to an engine that runs already: {busy}")
+def check_can_be_handed_over(requests: Iterable[DownloadRequest], options: Iterable[str], busy: StoreBusy) -> None:
+    """Raise InvalidRequest when something of what is asked for cannot reach another process: secrets never do, nor does
+    whom to trust."""
+    if given := ", ".join(options):
+        raise InvalidRequest(f"{given} cannot be given to an engine that runs already: {busy}")
     for request in requests:
         command_of(request, "", token="", now=0.0)
 
@@ -73,7 +74,7 @@ class Elsewhere:
             entry = self._guest.get(entry_id)
             if entry is None:
                 return removed(entry_id, request.url, RunStats())
-            if entry.state in _ENDED:
+            if entry.state in _ENDED or entry.state_reason is Reason.NEEDS_URL:
                 return self._outcome(entry, before)
             if not self._engine_runs():
                 return None

@@ -21,6 +21,7 @@ from engine import (
     Engine,
     StoreBusy,
     TransferError,
+    Trust,
     UnknownEntry,
     open_engine,
 )
@@ -31,6 +32,8 @@ from engine.cli.elsewhere import Elsewhere, check_can_be_handed_over
 from engine.cli.interrupt import until_interrupted
 from engine.cli.library import open_store
 from engine.cli.outcome import Outcome, outcome_of, parked, removed
+from engine.cli.trust_options import trust_options_given
+from engine.cli.trusting import trust_of
 from engine.cli.watching import Watcher, open_watcher
 from engine.errors import Superseded
 from engine.files.filesystem import FileSystem
@@ -46,14 +49,15 @@ Do = Callable[[str, DownloadRequest], Awaitable[Outcome | None]]
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch everything asked for; returns the exit status. Raises InvalidRequest, StoreError."""
-    return trio.run(_Get(requests_of(arguments), arguments).run)
+    return trio.run(_Get(requests_of(arguments), trust_of(arguments), arguments).run)
 
 
 class _Get:
     """One run of the verb."""
 
-    def __init__(self, requests: dict[str, DownloadRequest], arguments: argparse.Namespace) -> None:
+    def __init__(self, requests: dict[str, DownloadRequest], trust: Trust, arguments: argparse.Namespace) -> None:
         self._requests = requests
+        self._trust = trust
         self._arguments = arguments
         self._left = dict(requests)
         self._running: dict[str, Download] = {}
@@ -80,7 +84,8 @@ class _Get:
 
     async def _here(self) -> None:
         arguments = self._arguments
-        async with open_engine(arguments.root, resume=False, cafile=arguments.cacert) as engine:
+        async with open_engine(arguments.root, resume=False, adopt=arguments.adopt, trust=self._trust) as engine:
+            engine.set_rate_limit(arguments.limit_rate_all)
             self._tell_recovered(engine)
             with self._watcher() as watcher:
                 async with trio.open_nursery() as nursery:
@@ -90,7 +95,9 @@ class _Get:
 
     async def _elsewhere(self, busy: StoreBusy) -> None:
         arguments = self._arguments
-        check_can_be_handed_over(self._left.values(), arguments.cacert, busy)
+        check_can_be_handed_over(self._left.values(), trust_options_given(arguments), busy)
+        if arguments.limit_rate_all:
+            warn(f"{PROGRAM}: --limit-rate-all does not reach the other process")
         with open_guest(arguments.root, FileSystem()) as guest, self._watcher() as watcher:
             if not arguments.no_progress:
                 warn(f"{PROGRAM}: {busy}; that one fetches what is asked for here")
@@ -124,6 +131,7 @@ class _Get:
         refused: ErrorRecord | None = None
         try:
             download = self._running[entry_id] = await engine.offline(request)
+            entry_id = download.id  # an earlier version's, of a URL that was spelled otherwise
             with suppress(DownloadFailed):  # the entry's own record, read next, says more
                 await download.wait()
         except TransferError as error:  # a complete file that is not what is newly expected of it

@@ -11,7 +11,7 @@ from engine.cli.console import PROGRAM, escape
 from engine.cli.text import shown_url
 from engine.control.requests import derive_id
 from engine.control.verify import Health, Validation
-from engine.model.records import DownloadEntry, DownloadRequest, Durability
+from engine.model.records import DownloadEntry, DownloadRequest, Durability, OnChange
 from engine.model.states import State
 
 # What to do before or instead of fetching, by what was found. A valid file needs nothing.
@@ -63,5 +63,11 @@ def _options(entry: DownloadEntry) -> Iterator[str]:
         yield from ("--expect-length", str(entry.expected_length))
     if entry.durability is not Durability.STRICT:
         yield from ("--durability", entry.durability.value)
+    for media_type in entry.media_types:
+        yield from ("--media-type", media_type)
+    if entry.on_change is not OnChange.RESTART:
+        yield from ("--on-change", entry.on_change.value)
     if entry.connections is not None:
         yield from ("--connections", str(entry.connections))
+    if entry.rate_limit_bytes_s:
+        yield from ("--limit-rate", str(entry.rate_limit_bytes_s))

@@ -36,8 +36,10 @@ def _as_lines(health: DownloadHealth) -> Iterator[str]:
     yield f"reclaimed       {size(health.bytes_reclaimed)} in {health.files_removed} files"
     yield f"oldest waiting  {_seconds(health.oldest_waiting_s)}"
     yield f"active time     {_seconds(health.active_s_mean)} for an entry, on average"
-    for scope, taken in health.disk_bytes.items():
-        yield f"on disk         {size(taken)}" + (f" by scope {escape(scope)}" if scope else "")
+    for scope in sorted(health.disk_bytes.keys() | health.quota_bytes.keys()):
+        bound = health.quota_bytes.get(scope, 0)
+        taken = size(health.disk_bytes.get(scope, 0)) + (f" of at most {size(bound)}" if bound else "")
+        yield f"on disk         {taken}" + (f" by scope {escape(scope)}" if scope else "")
 
 
 def _share(rate: float | None) -> str:

@@ -61,6 +61,8 @@ class Outcome:
 
     def as_line(self) -> str:
         """The line of plain ``get``."""
+        if self.state is State.CANCELLED and self.error is None:
+            return f"cancelled {shown_url(self.url)}"
         if self.offline is None or self.error is not None:
             reason = fault_text(self.error) if self.error else self.state.value
             return f"failed {shown_url(self.url)}: {reason}"

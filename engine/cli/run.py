@@ -14,9 +14,11 @@ from engine.cli.interrupt import until_interrupted
 from engine.cli.library import PAGE_ENTRIES
 from engine.cli.outcome import outcome_of
 from engine.cli.text import state_text
+from engine.cli.trusting import trust_of
 from engine.cli.watching import open_watcher
 from engine.errors import UnknownEntry
 from engine.model.events import EngineEvent, Removed
+from engine.model.line_policy import LINE_REASONS
 
 _IN_QUEUE = (State.PENDING, State.IN_PROGRESS)
 
@@ -27,7 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _waits_in_queue(entry: DownloadEntry) -> bool:
-    return entry.state in _IN_QUEUE and entry.state_reason is not Reason.NEEDS_CREDENTIALS
+    return _goes_on(entry.state, entry.state_reason)
+
+
+def _goes_on(state: State, reason: Reason) -> bool:
+    """Whether an entry that is so goes on without anybody's doing."""
+    if state is State.PAUSED:
+        return reason in LINE_REASONS
+    return state in _IN_QUEUE and reason is not Reason.NEEDS_CREDENTIALS
 
 
 class _Run:
@@ -50,7 +59,8 @@ class _Run:
 
     async def _work(self) -> None:
         arguments = self._arguments
-        async with open_engine(arguments.root, cafile=arguments.cacert) as engine:
+        async with open_engine(arguments.root, adopt=arguments.adopt, trust=trust_of(arguments)) as engine:
+            engine.set_rate_limit(arguments.limit_rate_all)
             for recovered in () if arguments.no_progress else engine.recovered:
                 warn(f"{PROGRAM}: {escape(recovered.id)}: {recovered.what}")
             with open_watcher(self._queue, quiet=arguments.no_progress, plain=arguments.json) as watcher:
@@ -76,14 +86,14 @@ class _Run:
     async def _take_stock(self, engine: Engine) -> None:
         """The queue as the records have it."""
         before = set(self._queue)
-        for state in _IN_QUEUE:
+        for state in (*_IN_QUEUE, State.PAUSED):
             after: str | None = None
             while page := await engine.list(state=state, after=after, limit=PAGE_ENTRIES):
                 for entry in page:
                     if _waits_in_queue(entry):
                         self._queue.setdefault(entry.id, entry.url)
                         before.discard(entry.id)
-                    elif entry.id not in before:
+                    elif entry.id not in before and state is not State.PAUSED:
                         self._leave(f"{escape(entry.id)} {state_text(entry)}")
                 after = page[-1].id
         for entry_id in before:
@@ -91,7 +101,7 @@ class _Run:
 
     async def _note(self, engine: Engine, event: EngineEvent) -> None:
         if isinstance(event, StateChanged):
-            if event.state in _IN_QUEUE and event.reason is not Reason.NEEDS_CREDENTIALS:
+            if _goes_on(event.state, event.reason):
                 if event.id not in self._queue:
                     with suppress(UnknownEntry):  # removed since: that is the next event
                         self._queue[event.id] = (await engine.get(event.id)).url

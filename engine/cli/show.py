@@ -16,6 +16,7 @@ from engine.cli.outcome import bytes_total
 from engine.cli.text import fault_text, moment, progress, shown_url, size, state_text
 from engine.control.explain import explain
 from engine.errors import UnknownEntry
+from engine.model.line_policy import ANY_LINE, LinePolicy
 from engine.model.records import Attempt, DownloadEntry, OfflineEntry, PartRecord
 from engine.store.state_store import StateStore
 
@@ -61,6 +62,7 @@ def _as_json(view: _View) -> dict[str, object]:
     return {
         **msgspec.to_builtins(view.entry),
         "url": view.entry.url,
+        "line": msgspec.structs.asdict(view.entry.line),  # with what it leaves open
         "parts": [_part_json(part, held) for part, held in zip(view.parts, view.held, strict=True)],
         "offline": msgspec.to_builtins(view.offline),
         "explanation": msgspec.to_builtins(explain(view.entry, working=bool(view.pid))),
@@ -84,20 +86,16 @@ def _as_lines(view: _View) -> Iterator[str]:
     done = sum(end - start for held in view.held for start, end in held)
     yield f"id          {escape(entry.id)}"
     yield f"url         {shown_url(entry.url)}"
+    for mirror in entry.sources[1:]:
+        yield f"mirror      {shown_url(mirror)}"
+    for blame in entry.blamed:
+        yield f"bad source  {shown_url(blame.url)} {escape(blame.reason)}"
     yield f"state       {state_text(entry)} since {moment(entry.updated_at)}"
     yield f"why         {escape(why.text)}"
     if view.pid:
         yield f"engine      process {view.pid}"
     yield f"progress    {progress(done, bytes_total(entry, view.parts))}"
-    yield f"asked       {moment(entry.created_at)}, durability {escape(entry.durability.value)}"
-    if entry.destination:
-        yield f"goes to     {escape(entry.destination)}{'/' if entry.destination_is_folder else ''}"
-    if entry.next_retry_at is not None:
-        yield f"next try    {moment(entry.next_retry_at)}"
-    if entry.secret_header_names:
-        yield f"secrets     {escape(', '.join(entry.secret_header_names))} (values are not stored)"
-    for name, digest in entry.expect.items():
-        yield f"expected    {escape(name)} {escape(digest)}"
+    yield from _request_lines(entry)
     if view.offline is not None:
         yield f"file        {escape(view.offline.path)}"
         yield f"blake3      {view.offline.blake3}"
@@ -107,6 +105,31 @@ def _as_lines(view: _View) -> Iterator[str]:
         yield from _part_lines(part, held)
     for attempt in entry.attempts[-ATTEMPTS_SHOWN:]:
         yield _attempt_line(attempt)
+
+
+def _request_lines(entry: DownloadEntry) -> Iterator[str]:
+    yield f"asked       {moment(entry.created_at)}, durability {escape(entry.durability.value)}"
+    if entry.destination:
+        yield f"goes to     {escape(entry.destination)}{'/' if entry.destination_is_folder else ''}"
+    if entry.line != ANY_LINE:
+        yield f"line        {escape(', '.join(_policy(entry.line)))}"
+    if entry.next_retry_at is not None:
+        yield f"next try    {moment(entry.next_retry_at)}"
+    if entry.secret_header_names:
+        yield f"secrets     {escape(', '.join(entry.secret_header_names))} (values are not stored)"
+    for name, digest in entry.expect.items():
+        yield f"expected    {escape(name)} {escape(digest)}"
+
+
+def _policy(policy: LinePolicy) -> Iterator[str]:
+    if policy.allow_metered is not None:
+        yield "metered allowed" if policy.allow_metered else "metered denied"
+    if policy.metered_bytes_max is not None:
+        yield f"at most {size(policy.metered_bytes_max)} metered" if policy.metered_bytes_max else "any size metered"
+    if policy.interfaces:
+        yield f"only through {' or '.join(policy.interfaces)}"
+    if policy.hours:
+        yield f"only at {policy.hours}"
 
 
 def _part_lines(part: PartRecord, held: list[tuple[int, int]]) -> Iterator[str]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import AsyncIterator
 
-import msgspec
 import trio
 
-from engine import DownloadFailed, Engine, Health, State, StoreUnusable, UnknownEntry, Validation, open_engine
+from engine import DownloadFailed, Engine, State, StoreBusy, StoreUnusable, UnknownEntry, Validation, open_engine
 from engine.cli import status
-from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
-from engine.cli.healing import heal_command, heal_line
+from engine.cli.console import PROGRAM, warn
 from engine.cli.interrupt import until_interrupted
 from engine.cli.library import PAGE_ENTRIES, has_store
-from engine.cli.text import size
-from engine.control.verify import Repair
+from engine.cli.trusting import trust_of
+from engine.cli.verified import UNTOUCHED, Mended, begun, tell
+from engine.cli.verify_elsewhere import verify_elsewhere
 from engine.errors import Superseded
 
 
@@ -25,26 +25,37 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.ids:
             raise StoreUnusable(f"there is no store in {arguments.root}")
         return status.COMPLETE
-    return trio.run(_Verify(arguments).run)
+    here = _Verify(arguments)
+    code = trio.run(here.run)
+    return code if here.busy is None else verify_elsewhere(arguments, here.busy)
 
 
 class _Verify:
-    """One run of the verb."""
+    """One run of the verb by an engine of its own. ``busy``: another process has the root, and nothing was done."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        self.busy: StoreBusy | None = None
         self._arguments = arguments
         self._invalid = 0
         self._finished = False
 
     async def run(self) -> int:
-        if await until_interrupted(self._verify) and not self._finished:
+        if await until_interrupted(self._begin) and not self._finished:
             warn(f"{PROGRAM}: interrupted; not all was checked")
             return status.INTERRUPTED
         return status.FAILED if self._invalid else status.COMPLETE
 
+    async def _begin(self) -> None:
+        try:
+            await self._verify()
+        except StoreBusy as busy:
+            if busy.pid == os.getpid():
+                raise
+            self.busy = busy
+
     async def _verify(self) -> None:
         arguments = self._arguments
-        async with open_engine(arguments.root, resume=False, cafile=arguments.cacert) as engine:
+        async with open_engine(arguments.root, resume=False, trust=trust_of(arguments)) as engine:
             if self._arguments.ids:
                 ids = [(await engine.get(entry_id)).id for entry_id in dict.fromkeys(self._arguments.ids)]
                 for entry_id in ids:
@@ -57,32 +68,17 @@ class _Verify:
     async def _check(self, engine: Engine, entry_id: str) -> None:
         root, arguments = self._arguments.root, self._arguments
         for validation in await engine.validate_downloads([entry_id], repair=arguments.repair):
-            repaired, why = await _repaired(engine, validation)
-            entry = await engine.get(entry_id)
-            self._invalid += validation.health is not Health.VALID and not repaired
-            if arguments.json:
-                heal = None if repaired else heal_command(root, entry, validation.health, entry.url)
-                told = {**msgspec.to_builtins(validation), "url": entry.url, "repaired": repaired, "heal": heal}
-                print_json(told)
-                continue
-            print_line(_as_line(validation))
-            if repaired:
-                print_line(f"{'':<10}  repaired: {size(engine.run_stats(entry_id).bytes_fetched)} fetched")
-            elif (line := heal_line(root, entry, validation)) is not None:
-                if why:
-                    print_line(f"{'':<10}  not repaired: {escape(why)}")
-                print_line(line)
+            mended = await _repaired(engine, validation) if begun(validation) else UNTOUCHED
+            self._invalid += not tell(root, await engine.get(entry_id), validation, mended, as_json=arguments.json)
 
 
-async def _repaired(engine: Engine, validation: Validation) -> tuple[bool, str]:
-    """Whether the repair that was begun came to its end, and if not, why."""
-    if validation.repair not in {Repair.CHUNKS, Repair.WHOLE}:
-        return False, ""
+async def _repaired(engine: Engine, validation: Validation) -> Mended:
+    """How the repair that was begun came to its end."""
     try:
         await engine.wait(validation.id)
     except (DownloadFailed, UnknownEntry, Superseded) as error:
-        return False, str(error)
-    return True, ""
+        return Mended(why=str(error))
+    return Mended(True, bytes_fetched=engine.run_stats(validation.id).bytes_fetched)
 
 
 async def _complete(engine: Engine) -> AsyncIterator[str]:
@@ -91,10 +87,3 @@ async def _complete(engine: Engine) -> AsyncIterator[str]:
         for entry in page:
             yield entry.id
         after = page[-1].id
-
-
-def _as_line(validation: Validation) -> str:
-    checked = f"{size(validation.bytes_checked)} checked" if validation.bytes_checked else ""
-    bad = f"{len(validation.bad_ranges)} bad ranges" if validation.bad_ranges else ""
-    rest = [validation.path, checked, bad, validation.message]
-    return escape("  ".join([f"{validation.health.value:<10}", validation.id, *filter(None, rest)]))

@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Protocol, TextIO
 
-from engine import Engine, EventsLost, Progress, Reason, State, StateChanged
+from engine import Engine, EventsLost, Progress, Reason, State, StateChanged, UnknownEntry
 from engine.cli.console import warn
 from engine.cli.retrying import Tries, retry_text
 from engine.cli.text import fault_text, shown_url
-from engine.model.events import EngineEvent
+from engine.model.events import EngineEvent, LineChanged
+
+LOOKED_AT = 64  # of those that may wait for a line
 
 
 class Bars(Protocol):
@@ -33,6 +36,7 @@ class Watcher:
         self._bars = bars
         self._quiet = quiet
         self._tries: dict[str, Tries] = {}
+        self._waits_told: set[str] = set()
 
     async def run(self, engine: Engine) -> None:
         """Show what happens to the entries whose URLs are known."""
@@ -56,6 +60,10 @@ class Watcher:
             self._bars.ended(entry_id)
 
     async def _show(self, engine: Engine, event: EngineEvent) -> None:
+        if isinstance(event, LineChanged):
+            self._waits_told.clear()
+            for entry_id in list(islice(self._urls, LOOKED_AT)):
+                await self._show_wait(engine, entry_id)
         if event.id not in self._urls:
             return
         if isinstance(event, Progress):
@@ -63,7 +71,21 @@ class Watcher:
         elif isinstance(event, StateChanged):
             await self._show_state(engine, event)
 
+    async def _show_wait(self, engine: Engine, entry_id: str) -> None:
+        """Tell what the line keeps the entry waiting for; of many that wait for the same, of the first."""
+        if self._quiet or engine.line().metered is None:  # not known yet: that is told as a change
+            return
+        try:
+            waits_for = (await engine.explain(entry_id)).waits_for
+        except UnknownEntry:
+            return  # not asked for yet, or removed since
+        if waits_for and waits_for not in self._waits_told:
+            self._waits_told.add(waits_for)
+            warn(f"waiting {waits_for}: {shown_url(self._urls[entry_id])}")
+
     async def _show_state(self, engine: Engine, event: StateChanged) -> None:
+        if event.state in {State.PENDING, State.PAUSED}:
+            await self._show_wait(engine, event.id)
         if event.state is State.IN_PROGRESS and event.id not in self._tries:
             self._tries[event.id] = Tries(bytes_done=await _bytes_done(engine, event.id))
         if event.previous is not State.IN_PROGRESS:
@@ -77,7 +99,8 @@ class Watcher:
                 warn(f"trying again {shown_url(self._urls[event.id])} {when}: {fault_text(event.error)}")
         elif event.state is not State.IN_PROGRESS:
             self._tries.pop(event.id, None)
-        if event.state is State.PAUSED and event.reason is Reason.DISK and event.error is not None and not self._quiet:
+        for_space = event.state is State.PAUSED and event.reason in {Reason.DISK, Reason.QUOTA}
+        if for_space and event.error is not None and not self._quiet:
             warn(f"waiting for space {shown_url(self._urls[event.id])}: {fault_text(event.error)}")
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
+from engine.control.line_gate import LineGate
 from engine.control.moves import Moves
 from engine.control.queue import host_of
 from engine.control.reach import Reach
-from engine.errors import EngineError, InternalError, sole_error
+from engine.errors import EngineError, Fault, InternalError, sole_error
 from engine.model.records import Attempt, DownloadEntry, ErrorRecord
 from engine.model.retry import Tries, decide, history
 from engine.model.states import Event, Reason, State
@@ -29,6 +30,8 @@ NO_TRIES = Tries()
 PREEMPTED: Ending = (Event.PREEMPT, Reason.NONE)
 # It makes room for a more urgent one, and gets its turn again.
 YIELDED: Ending = (Event.PREEMPT, Reason.PREEMPTED)
+# The line moved: the connections that it had lead nowhere.
+REROUTED: Ending = (Event.PREEMPT, Reason.NETWORK)
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class Kept:
     """What the engine knows of an entry beside its record, from one attempt to the next. ``secret``: header fields that
     are not stored. ``fresh``: its part is not to be built on."""
 
-    secret: Fields = ()
+    secret: Fields = field(default=(), repr=False)
     fresh: bool = False
     tries: Tries = NO_TRIES
 
@@ -56,7 +59,8 @@ class Kept:
 class Run:
     """The task of one attempt. ``scope`` ends it, resumable; ``ended`` is set when it has. ``ending``: what is recorded
     of an attempt that was ended so; nothing (None) when the whole record is about to go. ``hurried``: that is recorded
-    as soon as its connections are closed, before its last commit; ``recorded`` is set then, or with ``ended``."""
+    as soon as its connections are closed, before its last commit; ``recorded`` is set then, or with ``ended``.
+    ``interface``: the one that its connections are bound to; empty for any."""
 
     kept: Kept
     stats: RunStats
@@ -65,13 +69,15 @@ class Run:
     ending: Ending | None = PREEMPTED
     hurried: bool = False
     recorded: trio.Event = field(default_factory=trio.Event)
+    interface: str = ""
 
 
 class Attempts:
     """Makes attempts. ``closing`` tells why one was cut off: the engine closes, or somebody asked for a new start."""
 
-    def __init__(self, services: Services, moves: Moves) -> None:
+    def __init__(self, services: Services, moves: Moves, gate: LineGate) -> None:
         self._services = services
+        self._gate = gate
         self._moves = moves
         self._running: dict[Transfer, None] = {}
         self._begun = trio.Event()
@@ -148,6 +154,11 @@ class Attempts:
     async def _after_error(
         self, entry: DownloadEntry, run: Run, attempt: Attempt, error: EngineError, transfer: Transfer
     ) -> tuple[DownloadEntry, float | None]:
+        held = self._gate.held(entry)
+        if not held.allowed and error.fault is Fault.NETWORK:  # what the line's end did proves nothing of the source
+            self._gate.parked[entry.id] = held.reason
+            changes = {**self._record_of_end(entry, attempt), "last_error": attempt.error}
+            return await self._moves.move(entry, Event.PAUSE, held.reason, error=attempt.error, **changes), None
         config, all_fail = self._services.config, self._reach.all_fail
         tries = run.kept.tries.after(error, progress=transfer.bytes_committed > 0, all_fail=all_fail)
         run.kept.tries = tries

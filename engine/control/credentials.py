@@ -8,10 +8,12 @@ from engine.model.records import DownloadEntry
 
 
 class Credentials:
-    """Secret header fields by entry, as they were given with its newest request."""
+    """Secret header fields by entry, as they were given with its newest request. ``host_gives``: what is missing, the
+    host's resolver is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, host_gives: bool = False) -> None:
         self._secret: dict[str, Fields] = {}
+        self._host_gives = host_gives
 
     def keep(self, entry_id: str, secret: Fields) -> None:
         """These are the entry's from now on; none when there are none."""
@@ -29,5 +31,5 @@ class Credentials:
         self._secret.pop(entry_id, None)
 
     def missing(self, entry: DownloadEntry) -> bool:
-        """Whether the entry needs credentials that nobody gave to this engine."""
-        return bool(entry.secret_header_names) and entry.id not in self._secret
+        """Whether the entry needs credentials that nobody gave to this engine, or will."""
+        return bool(entry.secret_header_names) and entry.id not in self._secret and not self._host_gives

@@ -20,7 +20,8 @@ async def for_each(
     """The results of the calls that returned, and the errors of those that refused; in no order."""
     results: list[_Result] = []
     errors: list[EngineError] = []
-    waiting = iter(ids)
+    asked = list(ids)
+    waiting = iter(asked)
 
     async def work() -> None:
         for entry_id in waiting:
@@ -30,6 +31,6 @@ async def for_each(
                 errors.append(error)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(at_once):
+        for _ in range(min(at_once, len(asked))):
             nursery.start_soon(work)
     return results, errors

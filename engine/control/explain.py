@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.model.line_policy import ALLOWED, LINE_REASONS, Verdict
 from engine.model.records import DownloadEntry
 from engine.model.states import Reason, State
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """One entry explained. ``since``: when it came into its state. ``next_try_at``: when it is tried by itself, if it
-    waits for a time. ``text``: all of it in a sentence or two, for people; without anything secret."""
+    waits for a time. ``text``: all of it in a sentence or two, for people; without anything secret. ``waits_for``: what
+    the line keeps it waiting for, if it does."""
 
     id: str
     state: State
@@ -22,6 +24,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     what_would_move_it: str
     next_try_at: float | None
     text: str
+    waits_for: str = ""
 
 
 class _Meaning(NamedTuple):
@@ -66,14 +69,27 @@ MEANINGS: dict[tuple[State, Reason | None], _Meaning] = {
     ),
     (State.PAUSED, None): _Meaning("is paused", "`resume`, or asking for it again"),
     (State.PAUSED, Reason.USER): _Meaning("was paused by a user", "`resume`, or asking for it again"),
+    (State.PAUSED, Reason.NEEDS_URL): _Meaning(
+        "waits for a URL that works; what it has is kept", "asking for it again with another URL, or `resume`"
+    ),
     (State.PAUSED, Reason.NETWORK): _Meaning(
-        "is paused while there is no network for it", "the network's return, or `resume`"
+        "waits, for there is no network that it may use", "the network's return: it goes on by itself then", _ENGINE
     ),
     (State.PAUSED, Reason.METERED): _Meaning(
-        "is paused while the network is metered", "a network that is not metered, or `resume`"
+        "waits for an unmetered line",
+        "such a line: it goes on by itself then; or asking for it again with metered ones allowed",
+        _ENGINE,
+    ),
+    (State.PAUSED, Reason.HOURS): _Meaning(
+        "waits for its hours", "time: it goes on by itself then; or asking for it again with other hours", _ENGINE
     ),
     (State.PAUSED, Reason.DISK): _Meaning(
         "is paused while its disk is full", "free space on its disk, or `resume`", "free space on its disk, and `run`"
+    ),
+    (State.PAUSED, Reason.QUOTA): _Meaning(
+        "is paused while its scope may not take as much",
+        "a larger quota of its scope, the removal of something in it, or `resume`",
+        "a larger quota of its scope or the removal of something in it, and `run`",
     ),
     (State.FAILED, None): _Meaning("failed and is not tried again", "`retry`, once the cause is gone"),
     (State.CANCELLED, None): _Meaning("was cancelled", "asking for it again: it begins anew"),
@@ -82,14 +98,24 @@ MEANINGS: dict[tuple[State, Reason | None], _Meaning] = {
 _UNKNOWN = _Meaning("is in a state that only a newer version knows", "a newer version of this program")
 
 
-def explain(entry: DownloadEntry, *, working: bool = True) -> Explanation:
-    """Explain the entry. ``working``: whether an engine works on its root now."""
+def explain(
+    entry: DownloadEntry, *, working: bool = True, held: Verdict = ALLOWED, rest: str = "", rests_until: float = 0.0
+) -> Explanation:
+    """Explain the entry. ``working``: whether an engine works on its root now. ``held``: why the line keeps it waiting,
+    where that is known. ``rest``: why nothing is asked of its host, until ``rests_until`` at the earliest."""
     state, reason = entry.state, entry.state_reason
     meaning = MEANINGS.get((state, reason)) or MEANINGS.get((state, None)) or _UNKNOWN
     moved_by = meaning.moved_by if working else meaning.moved_by_alone or meaning.moved_by
+    is_so, waits_for = meaning.is_so, ""
+    if not held.allowed and (state is State.PENDING or (state is State.PAUSED and reason in LINE_REASONS)):
+        waits_for = held.why
+        is_so, moved_by = f"waits {waits_for}", "the line, or the time: it goes on by itself then"
     since = {State.PAUSED: entry.paused_at, State.COMPLETED: entry.completed_at}.get(state)
     since = entry.updated_at if since is None else since
     next_try_at = entry.next_retry_at if state is State.PENDING else None
+    if rest and state is State.PENDING and held.allowed:
+        is_so, moved_by = f"waits, for {rest}", "time; entries of other hosts go on"
+        next_try_at = max(rests_until, next_try_at or 0.0)
     return Explanation(
         id=entry.id,
         state=state,
@@ -97,7 +123,8 @@ def explain(entry: DownloadEntry, *, working: bool = True) -> Explanation:
         since=since,
         what_would_move_it=moved_by,
         next_try_at=next_try_at,
-        text=_text(entry, meaning.is_so, moved_by, since, next_try_at),
+        waits_for=waits_for,
+        text=_text(entry, is_so, moved_by, since, next_try_at),
     )
 
 

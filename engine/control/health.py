@@ -19,7 +19,8 @@ class DownloadHealth(msgspec.Struct, frozen=True, kw_only=True):
     attempts on record (the last ``attempts_kept`` of each entry) and thrown away. ``bytes_reclaimed``: what clean-up
     gave back to the disk since the store was made. ``oldest_waiting_s``: how long the PENDING entry that waits longest
     does. ``active_s_mean``: what the attempts of a completed entry took, without the time that it waited or was paused.
-    ``disk_bytes``: taken by finished and unfinished files, by scope.
+    ``disk_bytes``: taken by finished and unfinished files, by scope. ``quota_bytes``: what they may take, of the scopes
+    for which that was set.
     """
 
     counts: dict[str, int]
@@ -33,6 +34,7 @@ class DownloadHealth(msgspec.Struct, frozen=True, kw_only=True):
     oldest_waiting_s: float | None
     active_s_mean: float | None
     disk_bytes: dict[str, int]
+    quota_bytes: dict[str, int]
 
 
 def download_health(store: StateStore, now: float) -> DownloadHealth:
@@ -54,6 +56,7 @@ def download_health(store: StateStore, now: float) -> DownloadHealth:
         oldest_waiting_s=None if sums.waiting_since is None else max(0.0, now - sums.waiting_since),
         active_s_mean=sums.active_s / sums.timed if sums.timed else None,
         disk_bytes=sums.disk,
+        quota_bytes=store.groups.quotas(),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Self
 
 import trio
 
+from engine.control.door import Door
 from engine.errors import EventsLost
 from engine.model.events import EngineEvent, Progress, Removed, Snapshot, StateChanged
 from engine.store.state_store import StateStore
@@ -48,9 +49,10 @@ class _Pages:
 
 class Subscription:
     """One consumer's mailbox: an async iterator that ends when the engine is closed. Leave it with ``close`` or
-    ``with``."""
+    ``with``. Like the engine it belongs to the trio run that opened it: from elsewhere it raises WrongThread."""
 
     def __init__(self, hub: EventHub, entry_id: str | None, pages: _Pages | None = None) -> None:
+        self._door = Door()
         self._hub = hub
         self.entry_id = entry_id
         self._pages = pages
@@ -81,6 +83,7 @@ class Subscription:
 
     def close(self) -> None:
         """Stop receiving."""
+        self._door.check("Subscription.close")
         self._hub.drop(self)
         self.end()
 
@@ -96,6 +99,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> EngineEvent:
+        self._door.check("Subscription.__anext__")
         await trio.lowlevel.checkpoint()
         if self._pages is not None and not self._ended and not self._overrun:
             return self._next_page(self._pages)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 import trio
 
 from engine.control.each import for_each
-from engine.control.manager import Manager
+from engine.control.inbox_verbs import Carry, CarryAll
+from engine.control.maintenance import MaintenanceReport
 from engine.control.requests import split_fields
+from engine.control.verify import Validation
 from engine.errors import (
     BadRecord,
     EngineClosed,
@@ -31,7 +33,7 @@ from engine.errors import (
     UnknownEntry,
     sole_error,
 )
-from engine.model.commands import Command, CommandResult, Outcome, Verb, is_gone, took_place
+from engine.model.commands import ABOUT_NONE, Command, CommandResult, Outcome, Verb, is_gone, took_place
 from engine.model.records import DownloadRequest, ErrorRecord
 from engine.store.bell import Bell
 from engine.store.inbox import Begun, Row
@@ -39,42 +41,12 @@ from engine.transfer.services import Services
 
 log = logging.getLogger("engine")
 
-# Does what a command says to one entry. Raises EngineError.
-Carry = Callable[[Command, str], Awaitable[object]]
+_Result = TypeVar("_Result")
 
 _ALL = ""  # in place of an id, which is never empty
 _ROWS_PER_PLACE = 4  # looked at for each command that may begin: several may wait for the same entry
-
-
-class Host(Protocol):
-    """Who carries the verbs out: the open engine, which knows of scopes and groups too. All raise EngineError."""
-
-    async def offline(self, request: DownloadRequest) -> object: ...
-    async def pause(self, entry_id: str) -> object: ...
-    async def resume(self, entry_id: str) -> object: ...
-    async def cancel(self, entry_id: str) -> object: ...
-    async def retry(self, entry_id: str) -> object: ...
-    async def remove(self, entry_id: str, *, keep_file: bool = False) -> object: ...
-    async def prioritise(self, entry_id: str, priority: int, *, preempt: bool = False) -> object: ...
-
-
-def verbs_of(host: Host, manager: Manager) -> dict[Verb, Carry]:
-    """How each verb is carried out. To remove all is to remove what groups hold, too."""
-
-    async def remove(command: Command, entry_id: str) -> None:
-        await (manager if command.every else host).remove(entry_id, keep_file=command.keep_file)
-
-    return {
-        Verb.GET: lambda command, _id: host.offline(_request_of(command)),
-        Verb.PAUSE: lambda _command, entry_id: host.pause(entry_id),
-        Verb.RESUME: lambda _command, entry_id: host.resume(entry_id),
-        Verb.CANCEL: lambda _command, entry_id: host.cancel(entry_id),
-        Verb.RETRY: lambda _command, entry_id: host.retry(entry_id),
-        Verb.REMOVE: remove,
-        Verb.PRIORITISE: lambda command, entry_id: host.prioritise(
-            entry_id, _priority_of(command), preempt=command.preempt
-        ),
-    }
+_ALONE = "\0"  # begins what stands for a command that is about no entry
+_REPORTED = (MaintenanceReport, Validation)
 
 
 def command_of(request: DownloadRequest, entry_id: str, *, token: str, now: float) -> Command:
@@ -90,18 +62,6 @@ def command_of(request: DownloadRequest, entry_id: str, *, token: str, now: floa
     return Command(verb=Verb.GET, token=token, id=entry_id, request=request, created_at=now)
 
 
-def _request_of(command: Command) -> DownloadRequest:
-    if command.request is None:
-        raise InvalidRequest("the command says nothing of what to get")
-    return msgspec.structs.replace(command.request, id=command.id)
-
-
-def _priority_of(command: Command) -> int:
-    if command.priority is None:
-        raise InvalidRequest("the command says no priority")
-    return command.priority
-
-
 def _uptime_s() -> float:
     """Seconds since the machine started: never set, never stopped by its sleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -112,11 +72,17 @@ class Inbox:
     first."""
 
     def __init__(
-        self, services: Services, root: str, verbs: Mapping[Verb, Carry], uptime_s: Callable[[], float] = _uptime_s
+        self,
+        services: Services,
+        root: str,
+        verbs: Mapping[Verb, Carry],
+        verbs_for_all: Mapping[Verb, CarryAll],
+        uptime_s: Callable[[], float] = _uptime_s,
     ) -> None:
         self._services = services
         self._root = root
         self._verbs = verbs
+        self._verbs_for_all = verbs_for_all
         self._uptime_s = uptime_s
         self._inbox = services.store.inbox
         self._busy: dict[int, str] = {}
@@ -173,30 +139,31 @@ class Inbox:
             return False
         for row in rows:
             if row.command is None or not row.command.understood:
-                self._busy[row.number] = _id_of(row)
+                self._busy[row.number] = _place_of(row.number, row.command)
                 nursery.start_soon(self._refuse, row)
         for one in begun:
-            self._busy[one.command.number] = _ALL if one.command.every else one.command.id
+            self._busy[one.command.number] = _place_of(one.command.number, one.command)
             nursery.start_soon(self._carry_out, one)
         return bool(rows)
 
     def _eligible(self) -> Iterator[Row]:
         """Commands that nothing before them has to end for. A withdrawn one may still be among them."""
         most = self._services.config.inbox_at_once
-        taken = set(self._busy.values())
+        taken = {place for place in self._busy.values() if not place.startswith(_ALONE)}
         room = most - len(self._busy)
         for row in self._inbox.waiting(0, most * _ROWS_PER_PLACE):
             if row.number in self._busy:
                 continue
             if _ALL in taken or room == 0:
                 return
-            entry_id = _ALL if row.command is not None and row.command.every else _id_of(row)
-            if entry_id == _ALL and taken:
+            place = _place_of(row.number, row.command)
+            if place == _ALL and taken:
                 return
-            if entry_id not in taken and row.number not in self._put_off:
+            if place not in taken and row.number not in self._put_off:
                 room -= 1
                 yield row
-            taken.add(entry_id)
+            if not place.startswith(_ALONE):
+                taken.add(place)
 
     async def _refuse(self, row: Row) -> None:
         """Of what does not decode, or a newer program asked."""
@@ -237,46 +204,70 @@ class Inbox:
 
     async def _for_one(self, begun: Begun) -> CommandResult:
         command = begun.command
-        error: EngineError | None = None
         if begun.again and is_gone(command, begun.entry) and not took_place(command, begun.entry):
             error = UnknownEntry(f"{command.id} was removed before the command was carried out")
-        elif not (begun.again and took_place(command, begun.entry)):
-            error = await self._change(command, command.id)
-        return self._result(command, 0 if error else 1, error)
+            return self._result(command, 0, error)
+        if begun.again and took_place(command, begun.entry):
+            return self._result(command, 1)
+        try:
+            found = await self._change(command, command.id)
+        except EngineError as error:
+            return self._result(command, 0, error)
+        return self._result(command, 1, report=msgspec.json.encode(found) if isinstance(found, _REPORTED) else b"")
 
     async def _for_all(self, command: Command) -> CommandResult:
         """Change every entry that it is about. One that does not allow it any more, or is gone, is left out."""
-        ids = await self._services.work(self._inbox.targets, command)
-        outcomes, _ = await for_each(
-            ids, lambda entry_id: self._change(command, entry_id), self._services.config.inbox_at_once
-        )
-        errors = [error for error in outcomes if error and not isinstance(error, IllegalTransition | UnknownEntry)]
-        errors.sort(key=lambda error: not isinstance(error, EngineClosed))
-        return self._result(command, outcomes.count(None), errors[0] if errors else None)
-
-    async def _change(self, command: Command, entry_id: str) -> EngineError | None:
         try:
-            if not entry_id:
-                raise InvalidRequest("the command says no entry")
-            await self._verbs[command.verb](command, entry_id)
+            count, refusals = await self._guarded(command, self._change_all(command))
+        except (StoreError, StorageError):
+            raise
         except EngineError as error:
-            return error
-        except Exception as bug:  # it must end this command, not the engine, and not again at every start
-            log.exception("%s of %s ended with an error that nobody expected", command.verb.value, entry_id)
-            cause = sole_error(bug)
-            return InternalError(f"{type(cause).__name__}: {cause}")
-        return None
+            return self._result(command, 0, error)
+        errors = [error for error in refusals if not isinstance(error, IllegalTransition | UnknownEntry)]
+        errors.sort(key=lambda error: not isinstance(error, EngineClosed))
+        return self._result(command, count, errors[0] if errors else None)
 
-    def _result(self, command: Command, count: int, error: EngineError | None) -> CommandResult:
+    async def _change_all(self, command: Command) -> tuple[int, Sequence[EngineError]]:
+        newest = command.mark.sequence if command.mark is not None else 0
+        if (carry := self._verbs_for_all.get(command.verb)) is not None:
+            return await carry(command, newest)
+        services = self._services
+        ids = await services.work(self._inbox.targets, command)
+        done, errors = await for_each(
+            ids, lambda entry_id: self._change(command, entry_id), services.config.inbox_at_once
+        )
+        return len(done), errors
+
+    async def _change(self, command: Command, entry_id: str) -> object:
+        if not entry_id and command.verb not in ABOUT_NONE:
+            raise InvalidRequest("the command says no entry")
+        return await self._guarded(command, self._verbs[command.verb](command, entry_id))
+
+    async def _guarded(self, command: Command, work: Awaitable[_Result]) -> _Result:
+        """What ``work`` returns. Raises EngineError: an error that nobody expected must end this command, not the
+        engine, and not again at every start."""
+        try:
+            return await work
+        except EngineError:
+            raise
+        except Exception as bug:
+            log.exception("%s ended with an error that nobody expected", command.verb.value)
+            cause = sole_error(bug)
+            raise InternalError(f"{type(cause).__name__}: {cause}") from bug
+
+    def _result(
+        self, command: Command, count: int, error: EngineError | None = None, report: bytes = b""
+    ) -> CommandResult:
         if isinstance(error, EngineClosed):
             raise error
         return CommandResult(
             number=command.number,
             token=command.token,
             outcome=Outcome.DONE if error is None else Outcome.REFUSED,
-            state="" if command.every else self._state_of(command.id),
+            state="" if command.every or not command.id else self._state_of(command.id),
             count=count,
             error=None if error is None else ErrorRecord.of(error, self._services.now()),
+            report=report,
         )
 
     def _state_of(self, entry_id: str) -> str:
@@ -287,6 +278,9 @@ class Inbox:
         return "" if entry is None else entry.state.value
 
 
-def _id_of(row: Row) -> str:
-    """What a command waits its turn for; of a damaged one nobody knows."""
-    return f"\0{row.number}" if row.command is None else row.command.id or f"\0{row.number}"
+def _place_of(number: int, command: Command | None) -> str:
+    """What a command waits its turn for: its entry, or all. Of a damaged one nobody knows, and a clean-up waits for
+    none."""
+    if command is not None and command.every:
+        return _ALL
+    return command.id if command is not None and command.id else f"{_ALONE}{number}"

@@ -33,11 +33,13 @@ from engine.transfer.setup_part import entry_tag
 log = logging.getLogger("engine")
 
 DAY_S = 86_400.0
+FINDINGS_MAX = 1000  # in a report that goes through the store to another process
 JITTER = 0.1  # of the interval, so that many engines of one host do not clean up at once
 
 
 class MaintenanceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a clean-up found and did. ``bytes_reclaimed``: of the disk; in a dry run, what could be."""
+    """What a clean-up found and did. ``bytes_reclaimed``: of the disk; in a dry run, what could be.
+    ``findings_left_out``: how many more there were, in a report to another process."""
 
     dry_run: bool
     findings: tuple[Finding, ...]
@@ -45,6 +47,7 @@ class MaintenanceReport(msgspec.Struct, frozen=True, kw_only=True):
     entries_removed: int
     bytes_reclaimed: int
     seconds: float
+    findings_left_out: int = 0
 
 
 class Maintenance:

@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from engine.control.attempts import Fields
 from engine.control.credentials import Credentials
 from engine.control.hub import EventHub
+from engine.control.line_gate import LineGate
 from engine.control.moves import Moves
 from engine.control.removal import Removal
-from engine.control.requests import changes_of, entry_of, merge, split_fields
+from engine.control.requests import asked_of, changes_of, merge
 from engine.control.runs import Runs
 from engine.control.verbs import Verbs, check_target_free
 from engine.control.verify import Health, validate
@@ -49,32 +50,34 @@ ASK_AGAIN: dict[State, Event] = {
 }
 
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+# Nothing but asking for the entry again moves it on.
+WAITS_TO_BE_ASKED_FOR = frozenset({Reason.NEEDS_CREDENTIALS, Reason.NEEDS_URL})
 
 
 class Manager:
     """Turns requests into changes of entries and of what runs."""
 
-    def __init__(self, services: Services, hub: EventHub, nursery: trio.Nursery) -> None:
+    def __init__(self, services: Services, hub: EventHub, nursery: trio.Nursery, gate: LineGate | None = None) -> None:
         self._services = services
         self._moves = Moves(services, hub)
         self._targets = services.targets
-        self._credentials = Credentials()
+        self._credentials = Credentials(host_gives=services.resolver is not None)
         hub.attach(services.store)
-        self.runs = Runs(services, self._moves, nursery)
+        self.runs = Runs(services, self._moves, nursery, gate)
         self.removal = Removal(services, self.runs, self._credentials)
         self.remove, self.remove_all = self.removal.remove, self.removal.remove_all
         verbs = Verbs(services, self._moves, self.runs, self.removal, self._credentials)
         self.pause, self.resume, self.cancel = verbs.pause, verbs.resume, verbs.cancel
-        self.retry, self.retry_failed, self.repair = verbs.retry, verbs.retry_failed, verbs.repair
-        self.for_all = verbs.for_all
+        self.retry, self.retry_failed = verbs.retry, verbs.retry_failed
+        self.for_all, self.change_all = verbs.for_all, verbs.change_all
         self.prioritise = self.runs.prioritise
 
     async def ask(self, request: DownloadRequest) -> DownloadEntry:
         """Add the entry, or take up the one with the same id; it runs from here on. Raises InvalidRequest,
         IntegrityError."""
         self.runs.check_open()
-        asked = entry_of(request, self._services.config, self._services.now())
-        return await self._ask(asked, split_fields(request)[1])
+        asked, secret = asked_of(request, self._services.config, self._services.now())
+        return await self._ask(asked, secret)
 
     async def ask_many(self, requests: Iterable[DownloadRequest]) -> list[DownloadEntry]:
         """:meth:`ask` for all of them, the new ones in few transactions. Nothing is done when one is not valid, or two
@@ -82,7 +85,7 @@ class Manager:
         self.runs.check_open()
         asked: list[tuple[DownloadEntry, Fields]] = []
         for request in requests:
-            asked.append((entry_of(request, self._services.config, self._services.now()), split_fields(request)[1]))
+            asked.append(asked_of(request, self._services.config, self._services.now()))
             if len(asked) % REQUESTS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
         _check_apart(entry for entry, _ in asked)
@@ -215,7 +218,7 @@ class Manager:
         first = 0
         while lines := await self._services.work(self._services.store.pending, first, LINES_PER_PAGE):
             for line in lines:
-                if line.secret_header_names:
+                if line.secret_header_names and self._services.resolver is None:
                     if (recovered := await self._needs_credentials(line.id)) is not None:
                         told.append(recovered)
                     continue
@@ -236,9 +239,9 @@ class Manager:
 
     async def wait(self, entry_id: str) -> DownloadEntry:
         """The entry once nothing runs for it and nothing will unless it is asked for: COMPLETED, FAILED, CANCELLED,
-        waiting for credentials, or the store cannot record what becomes of it. A pause is waited through. Raises
-        UnknownEntry, EngineClosed, and Superseded when the entry is removed meanwhile, also when its id was asked for
-        anew since."""
+        waiting for credentials or a URL, or the store cannot record what becomes of it. Another pause is waited
+        through. Raises UnknownEntry, EngineClosed, and Superseded when the entry is removed meanwhile, also when its id
+        was asked for anew since."""
         sequence: int | None = None
         while True:
             entry = self._services.store.get(entry_id)
@@ -248,7 +251,7 @@ class Manager:
                 raise UnknownEntry(f"there is no entry {entry_id}")
             sequence = entry.sequence
             if not self.runs.active(entry_id):
-                if entry.state in TERMINAL or entry.state_reason is Reason.NEEDS_CREDENTIALS:
+                if entry.state in TERMINAL or entry.state_reason in WAITS_TO_BE_ASKED_FOR:
                     return entry
                 if (error := self.runs.unrecorded(entry_id)) is not None:
                     return replace(entry, last_error=ErrorRecord.of(error, self._services.now()))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.control.hub import EventHub
 from engine.model.events import StateChanged
 from engine.model.records import DownloadEntry, ErrorRecord
 from engine.model.states import Event, Reason, State
+from engine.store.bulk import Move, Moved
 from engine.transfer.services import Services
 
 # What an event takes back of an entry besides its state, unless its caller says otherwise.
@@ -49,6 +52,16 @@ class Moves:
         self.announce(moved, entry.state, error, tries, tries_max)
         return moved
 
+    async def move_all(self, moves: Sequence[Move]) -> list[Moved | None]:
+        """Move many in one transaction, and announce each that was; None for one that is not any more as it was seen,
+        or that the table refuses. Raises StoreError; then nothing was moved."""
+        whole = [_whole(move) for move in moves]
+        done = await self._services.write(self._services.store.bulk.move, whole, self._services.now())
+        for moved in done:
+            if moved is not None:
+                self.announce(moved.entry, moved.previous)
+        return done
+
     def announce(
         self,
         entry: DownloadEntry,
@@ -72,3 +85,9 @@ class Moves:
                 tries_max=tries_max,
             )
         )
+
+
+def _whole(move: Move) -> Move:
+    """The move with what its event takes back."""
+    cleared = CLEARED.get(move.event, {}) if move.event is not None else {}
+    return replace(move, changes={**cleared, **move.changes})

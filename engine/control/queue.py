@@ -2,9 +2,10 @@
 first, then the group with the fewest, then in order of adding; some not before a time.
 
 Pure: it knows ids, names and numbers, no clock and no tasks. A waiting entry costs a tuple and no task of its own, so a
-hundred thousand of them may wait. Those of one host, priority and group stand in one lane; a host shows the best of its
-lanes, and the line holds the hosts: one turn costs a few heap operations, and a host that may have no more entries is
-not in the line, so that nobody waits behind it. Only the lanes of the group that had the turn are looked at again.
+hundred thousand of them may wait. Those of one host, priority, group and kind stand in one lane; a host shows the best
+of its lanes, and the line holds the hosts: one turn costs a few heap operations, and a host that may have no more
+entries is not in the line, so that nobody waits behind it. Only the lanes of the group that had the turn are looked at
+again. A kind is a number that the caller gives meaning to; while it is held back, its lanes are not shown.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import NamedTuple
 _PUSHES_PER_PLACE = 6
 _PUSHES_MIN = 4096
 
-# Sorts first what runs first: rank, running of the group, sequence, and the group's name.
-_LaneKey = tuple[int, int, int, str]
+# Sorts first what runs first: rank, running of the group, sequence, and the group's name and the kind.
+_LaneKey = tuple[int, int, int, str, int]
 # Rank, running of the host, running of the group, sequence, and the host's name.
 _HostKey = tuple[int, int, int, int, str]
 
@@ -44,18 +45,25 @@ class _Place(NamedTuple):
     entry_id: str
     host: str
     group: str
+    kind: int
     not_before: float | None
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """Ready places of one host, rank and group. ``told``: the key under which the host knows it."""
+    """Ready places of one host, rank, group and kind. ``told``: the key under which the host knows it."""
 
     host: _Host
     rank: int
     group: str
+    kind: int
     places: list[_Place] = field(default_factory=list)
     told: _LaneKey | None = None
+
+    @property
+    def name(self) -> tuple[int, str, int]:
+        """What it is called at its host."""
+        return self.rank, self.group, self.kind
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +72,7 @@ class _Host:
 
     name: str
     running: int = 0
-    lanes: dict[tuple[int, str], _Lane] = field(default_factory=dict)
+    lanes: dict[tuple[int, str, int], _Lane] = field(default_factory=dict)
     best: list[_LaneKey] = field(default_factory=list)
     told: _HostKey | None = None
 
@@ -73,6 +81,13 @@ class _Host:
 class _Group:
     running: int = 0
     lanes: dict[_Lane, None] = field(default_factory=dict)
+
+
+class _Limit(NamedTuple):
+    """What a host's own trouble allows beside what is configured: so many entries, and none before ``until``."""
+
+    most: float
+    until: float | None
 
 
 class WaitingQueue:
@@ -89,6 +104,9 @@ class WaitingQueue:
         self._hosts: dict[str, _Host] = {}
         self._groups: dict[str, _Group] = {}
         self._line: list[_HostKey] = []
+        self._limits: dict[str, _Limit] = {}
+        self._resting: list[tuple[float, str]] = []
+        self._held_back: frozenset[int] = frozenset()
 
     def __contains__(self, entry_id: object) -> bool:
         return entry_id in self._waiting
@@ -105,11 +123,12 @@ class WaitingQueue:
         *,
         host: str = "",
         group: str = "",
+        kind: int = 0,
     ) -> None:
         """Have the entry wait for its turn, at the time ``not_before`` at the earliest; again: in its new place."""
         self.discard(entry_id)
         self._number += 1
-        place = _Place(-priority, sequence, self._number, entry_id, host, group, not_before)
+        place = _Place(-priority, sequence, self._number, entry_id, host, group, kind, not_before)
         self._waiting[entry_id] = place
         self._push(place)
 
@@ -127,12 +146,23 @@ class WaitingQueue:
         """Give it another priority, whether it waits or has its turn; False when it does neither."""
         place = self._waiting.get(entry_id)
         if place is not None:
-            self.add(entry_id, priority, place.sequence, place.not_before, host=place.host, group=place.group)
+            self._wait_again(place._replace(rank=-priority), place.not_before)
             return True
         if (place := self._running.get(entry_id)) is None:
             return False
         self._running[entry_id] = place._replace(rank=-priority)
         return True
+
+    def restrict(self, host: str, most: int | None, until: float | None = None) -> None:
+        """Let no more than ``most`` entries of the host have their turn at once (None: as many as configured), and no
+        other one begin before the time ``until``."""
+        if most is None and until is None:
+            self._limits.pop(host, None)
+        else:
+            self._limits[host] = _Limit(math.inf if most is None else most, until)
+            if until is not None:
+                heapq.heappush(self._resting, (until, host))
+        self._look_if_known(host)
 
     def take(self, now: float) -> str | None:
         """The entry whose turn it is; it waits no more, and has its turn until it is :meth:`done`, or :meth:`put_back`.
@@ -144,8 +174,8 @@ class WaitingQueue:
             if host is None or self._key_of(host) != key:
                 heapq.heappop(self._line)
                 continue
-            rank, _, _, group = host.best[0]
-            lane = host.lanes[rank, group]
+            rank, _, _, group, kind = host.best[0]
+            lane = host.lanes[rank, group, kind]
             place = heapq.heappop(lane.places)
             del self._waiting[place.entry_id]
             self._running[place.entry_id] = place
@@ -164,13 +194,37 @@ class WaitingQueue:
         """Its turn is over, and it waits again, under the priority that it has by now."""
         place = self._running[entry_id]
         self.done(entry_id)
-        self.add(entry_id, -place.rank, place.sequence, not_before, host=place.host, group=place.group)
+        self._wait_again(place, not_before)
+
+    def hold_back(self, kinds: frozenset[int]) -> None:
+        """Give no turns to entries of these kinds, and again to those of all others."""
+        changed = kinds ^ self._held_back
+        self._held_back = kinds
+        lanes = [lane for host in self._hosts.values() for lane in host.lanes.values() if lane.kind in changed]
+        for lane in lanes:
+            self._look(lane)
+
+    def sort(self, entry_id: str, kind: int) -> None:
+        """It is of this kind from now on, whether it waits or has its turn."""
+        place = self._waiting.get(entry_id)
+        if place is not None and place.kind != kind:
+            self._wait_again(place._replace(kind=kind), place.not_before)
+        elif (place := self._running.get(entry_id)) is not None:
+            self._running[entry_id] = place._replace(kind=kind)
+
+    def hurry(self, entry_id: str) -> None:
+        """It waits for no time any more, if it does."""
+        place = self._waiting.get(entry_id)
+        if place is not None and place.not_before is not None:
+            self._wait_again(place, None)
 
     def victim(self, entry_id: str, now: float, among: Iterable[str]) -> str | None:
         """Which of ``among``, that have their turn, should give it up for this one, that waits: the least urgent and
         then newest of those with a lower priority; of the same host, if that is what it waits for. None without one."""
         place = self._waiting.get(entry_id)
         if place is None or (place.not_before is not None and place.not_before > now):
+            return None
+        if place.kind in self._held_back or self._most(place.host) == 0:
             return None
         host = self._hosts.get(place.host)
         full = bool(place.host) and host is not None and host.running >= self._per_host
@@ -179,11 +233,16 @@ class WaitingQueue:
         return max(lower).entry_id if lower else None
 
     def next_at(self, now: float) -> float | None:
-        """When, later than ``now``, the time of the next delayed entry comes; None without one."""
+        """When, later than ``now``, the time of the next delayed entry, or resting host, comes; None without one."""
         self._ripen(now)
         while self._delayed and not self._holds(self._delayed[0][1]):
             heapq.heappop(self._delayed)
-        return self._delayed[0][0] if self._delayed else None
+        times = [heap[0][0] for heap in (self._delayed, self._resting) if heap]
+        return min(times) if times else None
+
+    def _wait_again(self, place: _Place, not_before: float | None) -> None:
+        rank, sequence, _, entry_id, host, group, kind, _ = place
+        self.add(entry_id, -rank, sequence, not_before, host=host, group=group, kind=kind)
 
     def _holds(self, place: _Place) -> bool:
         return self._waiting.get(place.entry_id) is place
@@ -193,6 +252,23 @@ class WaitingQueue:
             place = heapq.heappop(self._delayed)[1]
             if self._holds(place):
                 self._stand(place)
+        while self._resting and self._resting[0][0] <= now:
+            until, name = heapq.heappop(self._resting)
+            limit = self._limits.get(name)
+            if limit is not None and limit.until == until:
+                self._limits[name] = limit._replace(until=None)
+                self._look_if_known(name)
+
+    def _look_if_known(self, name: str) -> None:
+        host = self._hosts.get(name)
+        if host is not None:
+            self._look_at_host(host)
+
+    def _most(self, name: str) -> float:
+        limit = self._limits.get(name)
+        if limit is None:
+            return self._per_host
+        return 0 if limit.until is not None else min(self._per_host, limit.most)
 
     def _push(self, place: _Place) -> None:
         self._pushes += 1
@@ -206,9 +282,10 @@ class WaitingQueue:
     def _stand(self, place: _Place) -> None:
         """Place it in its lane: it is ready."""
         host = self._hosts.setdefault(place.host, _Host(place.host))
-        lane = host.lanes.get((place.rank, place.group))
+        lane = self._lane_of(place)
         if lane is None:
-            lane = host.lanes[place.rank, place.group] = _Lane(host, place.rank, place.group)
+            lane = _Lane(host, place.rank, place.group, place.kind)
+            host.lanes[lane.name] = lane
             if place.group:
                 self._groups.setdefault(place.group, _Group()).lanes[lane] = None
         heapq.heappush(lane.places, place)
@@ -216,7 +293,7 @@ class WaitingQueue:
 
     def _lane_of(self, place: _Place) -> _Lane | None:
         host = self._hosts.get(place.host)
-        return None if host is None else host.lanes.get((place.rank, place.group))
+        return None if host is None else host.lanes.get((place.rank, place.group, place.kind))
 
     def _count(self, place: _Place, change: int) -> None:
         """One entry more, or less, of this host and group has its turn."""
@@ -236,8 +313,10 @@ class WaitingQueue:
         key = self._lane_key(lane)
         host = lane.host
         if key is None:
-            host.lanes.pop((lane.rank, lane.group), None)
+            host.lanes.pop(lane.name, None)
             self._leave_group(lane)
+        elif lane.kind in self._held_back:
+            lane.told = None
         elif key != lane.told:
             lane.told = key
             self._pushes += 1
@@ -266,16 +345,17 @@ class WaitingQueue:
         if not lane.places:
             return None
         group = self._groups.get(lane.group)
-        return lane.rank, group.running if group is not None else 0, lane.places[0].sequence, lane.group
+        running = group.running if group is not None else 0
+        return lane.rank, running, lane.places[0].sequence, lane.group, lane.kind
 
     def _key_of(self, host: _Host) -> _HostKey | None:
         """Where the host belongs in the line; None when it has nobody ready, or may have no more at once."""
-        if host.running >= self._per_host:
+        if host.running >= self._most(host.name):
             return None
         while host.best:
-            rank, group_running, sequence, group = key = host.best[0]
-            lane = host.lanes.get((rank, group))
-            if lane is not None and self._lane_key(lane) == key:
+            rank, group_running, sequence, group, kind = key = host.best[0]
+            lane = host.lanes.get((rank, group, kind))
+            if lane is not None and kind not in self._held_back and self._lane_key(lane) == key:
                 return rank, host.running, group_running, sequence, host.name
             heapq.heappop(host.best)
         return None

@@ -29,5 +29,7 @@ class Reach:
 
 
 def _is_answer(error: EngineError) -> bool:
-    """What only a network that works can bring: a status, a refusal, a name that is known not to exist."""
-    return error.fault in {Fault.SERVER, Fault.NETWORK} and policy_of(error).loss is Loss.NONE
+    """What only a network that works can bring: a status, a refusal, a name that is known not to exist. Of a host that
+    rests nothing was asked."""
+    policy = policy_of(error)
+    return error.fault in {Fault.SERVER, Fault.NETWORK} and policy.loss is Loss.NONE and not policy.untried

@@ -121,8 +121,8 @@ class Recovery:
             if (file.identity, file.size) != (record.identity, record.length):
                 return False
             record = replace(record, digest=root_of(self.store, entry.id, record.index, grid))
-            found = digests(self.files, file.fd, file.size, other_digests(entry, resumed=True))
-            check_expected(entry, file.size, {"blake3": record.digest, **found})
+            found = digests(self.files, file.fd, file.size, other_digests(entry, record, resumed=True))
+            check_expected(entry, record, file.size, {"blake3": record.digest, **found})
             publish(file, record, overwrite=entry.overwrite)
             mtime_ns = self.files.stat_fd(file.fd).st_mtime_ns
         except (StorageError, IntegrityError, BadRecord, OSError):

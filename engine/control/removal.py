@@ -1,11 +1,13 @@
 """Removing entries for good: the record first, by a tombstone, then its files, then the tombstone (DESIGN law 4).
 
-Whatever cannot be deleted now (a disk that is read-only, a folder without permission) keeps its tombstone, and is
-tried again when its id is removed or asked for again, and at the next start.
+Whatever cannot be deleted now (a disk that is read-only or not mounted, a folder without permission) keeps its
+tombstone, and is tried again every minute, when its id is removed or asked for again, and at the next start.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import stat
 from collections.abc import Callable, Sequence
 
@@ -14,7 +16,7 @@ import trio
 from engine.control.credentials import Credentials
 from engine.control.each import for_each
 from engine.control.runs import Runs
-from engine.errors import EngineError, StorageError, TargetGone, UnknownEntry, storage_error
+from engine.errors import EngineError, NotMounted, StorageError, StoreError, TargetGone, UnknownEntry, storage_error
 from engine.files.filesystem import FileSystem
 from engine.files.part_file import is_file
 from engine.model.events import Recovered, Removed
@@ -23,6 +25,8 @@ from engine.store.state_store import StateStore
 from engine.store.tombstones import LIBRARY, Doomed, Tombstone
 from engine.transfer.services import Services
 from engine.transfer.setup_part import entry_tag
+
+log = logging.getLogger("engine")
 
 
 class Removal:
@@ -62,6 +66,23 @@ class Removal:
         if failed:
             raise failed[0]
         return reclaimed
+
+    async def finish_left(self) -> None:
+        """Try again, from time to time, to delete what could not be deleted (its disk is back by then); until
+        cancelled."""
+        services = self._services
+        while True:
+            await trio.sleep(services.config.space_check_interval_max_s)
+            try:
+                left = await services.work(services.store.tombstones.all)
+                await for_each([tombstone.id for tombstone in left], self.finish_alone)
+            except (StoreError, StorageError) as error:
+                log.warning("what is left of removed entries could not be looked at, and will be later: %s", error)
+
+    async def finish_alone(self, entry_id: str) -> int:
+        """:meth:`finish`, for who has the entry not alone yet."""
+        async with self._runs.alone(entry_id):
+            return await self.finish(entry_id)
 
     async def finish(self, entry_id: str) -> int:
         """Delete what is left of a removed or cancelled entry, if anything; returns the bytes. For who has the entry
@@ -110,9 +131,10 @@ def finish_removals(store: StateStore, files: FileSystem) -> list[Recovered]:
 
 
 def delete_files(files: FileSystem, tombstone: Tombstone, library: str | None) -> int:
-    """Delete what the tombstone names, durably; returns the bytes. A file or folder that is gone counts as deleted.
-    ``library``: the folder that it may call by :data:`LIBRARY`; without it that one is not swept, and what is there is
-    left to the search for orphans. Raises StorageError in the end, when all the others are deleted."""
+    """Delete what the tombstone names, durably; returns the bytes. A file or folder that is gone counts as deleted,
+    unless it seems to be on a disk that is not mounted. ``library``: the folder that it may call by :data:`LIBRARY`;
+    without it that one is not swept, and what is there is left to the search for orphans. Raises StorageError
+    (NotMounted) in the end, when all the others are deleted."""
     failed: list[EngineError] = []
     reclaimed = 0
     tag = entry_tag(tombstone.id)
@@ -122,14 +144,33 @@ def delete_files(files: FileSystem, tombstone: Tombstone, library: str | None) -
         *((folder, None) for folder in folders if folder is not None),
     ]:
         try:
-            reclaimed += _delete_in(files, folder, doomed, tag)
+            done = _delete_in(files, folder, doomed, tag)
         except OSError as error:
             typed = storage_error(error, f"deleting what {tombstone.id} left in {folder}")
             if not isinstance(typed, TargetGone):
                 failed.append(typed)
+                continue
+            done = 0
+        reclaimed += done
+        if done == 0 and doomed is not None and _is_away(files, folder, doomed.device):
+            failed.append(NotMounted(f"{folder}, where {tombstone.id} left files, is on a disk that is not mounted"))
     if failed:
         raise failed[0]
     return reclaimed
+
+
+def _is_away(files: FileSystem, folder: str, device: int) -> bool:
+    """Whether the folder's disk (0: not known) seems not to be mounted: the folder is missing or empty, and what is
+    there in its place is on another one. A folder with anything in it is what it was, and the file was deleted."""
+    if device == 0:
+        return False
+    at, info = folder, files.stat_path(folder)
+    if info is not None and stat.S_ISDIR(info.st_mode) and files.names(folder):
+        return False
+    while info is None and at != "/":
+        at = os.path.dirname(at)
+        info = files.stat_path(at)
+    return info is not None and info.st_dev != device
 
 
 def _delete_in(files: FileSystem, folder: str, doomed: Doomed | None, tag: str) -> int:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from engine.control.attempts import PREEMPTED, YIELDED, Attempts, Ending, Fields, Kept, Run, RunStats
+from engine.control.attempts import PREEMPTED, REROUTED, YIELDED, Attempts, Ending, Fields, Kept, Run, RunStats
+from engine.control.line_gate import LineGate
 from engine.control.moves import Moves
 from engine.control.queue import WaitingQueue, host_of
 from engine.errors import (
+    BadRecord,
     EngineClosed,
     EngineError,
     IllegalTransition,
@@ -26,9 +28,11 @@ from engine.errors import (
     UnknownEntry,
 )
 from engine.model.events import Recovered
+from engine.model.line_policy import ANY_LINE
 from engine.model.records import DownloadEntry
 from engine.model.retry import not_before
 from engine.model.states import Event, Reason, State
+from engine.net.binding import bound_to
 from engine.store.state_store import PendingLine
 from engine.transfer.services import Services
 
@@ -41,11 +45,12 @@ class Runs:
     """Owns the queue and the running attempts. ``nursery`` is the engine's; cancelling it parks what runs,
     resumable."""
 
-    def __init__(self, services: Services, moves: Moves, nursery: trio.Nursery) -> None:
+    def __init__(self, services: Services, moves: Moves, nursery: trio.Nursery, gate: LineGate | None = None) -> None:
         self._services = services
         self._nursery = nursery
         self._moves = moves
-        self._attempts = Attempts(services, moves)
+        self.gate = gate or LineGate(ANY_LINE, ANY_LINE, services.now, trio.current_time)
+        self._attempts = Attempts(services, moves, self.gate)
         self.takes_all = False  # whether every PENDING entry on record is to run, not only those that were asked for
         self._queue = WaitingQueue(services.config.entries_per_host)
         self._delays = trio.Event()
@@ -56,6 +61,9 @@ class Runs:
         self._settled: dict[str, trio.Event] = {}
         self._unrecorded: dict[str, EngineError] = {}
         self._locks: dict[str, trio.Lock] = {}
+        self._lost: set[str] = set()  # what waits to be tried again because the network was gone
+        self._kinds = 0
+        services.client.hosts.changed = self._host_changed
 
     def close(self) -> None:
         """Begin nothing more, and let everyone who waits for an entry look again."""
@@ -80,6 +88,16 @@ class Runs:
                     await self._delays.wait()
                     self._delays = trio.Event()
                 self._fill()
+
+    def _host_changed(self, name: str) -> None:
+        """A host wants to be left alone, or takes fewer entries at once, or has recovered: others go on meanwhile."""
+        hosts = self._services.client.hosts
+        self._queue.restrict(
+            f"[{name}]" if ":" in name else name,  # as URLs have it
+            hosts.entries_max(name),
+            hosts.rests_until(name),
+        )
+        self._delays.set()
 
     def stats(self, entry_id: str) -> RunStats:
         """What this run of the engine did for the entry so far."""
@@ -145,7 +163,63 @@ class Runs:
             self._targets.claim(entry.destination, entry.id)
         if entry.id not in self._running:
             host, group = host_of(entry.sources[0]), entry.group_id
-            self._queue.add(entry.id, entry.priority, entry.sequence, at, host=host, group=group)
+            kind = self._kind(entry)
+            self._queue.add(entry.id, entry.priority, entry.sequence, at, host=host, group=group, kind=kind)
+
+    def _kind(self, entry: DownloadEntry | PendingLine) -> int:
+        """Its kind for the gate; of one that is new, the queue learns whether it is held back."""
+        kind = self.gate.kind_of(entry)
+        if self.gate.kinds > self._kinds:
+            self._kinds = self.gate.kinds
+            self._queue.hold_back(self.gate.closed())
+        return kind
+
+    def hold_back(self) -> None:
+        """Entries of kinds that the gate has closed get no turns, all others get theirs again."""
+        self._queue.hold_back(self.gate.closed())
+        self._fill()
+
+    def hurry_lost(self) -> None:
+        """There is a way again: what waits only because there was none is tried at once."""
+        for entry_id in self._lost:
+            self._queue.hurry(entry_id)
+        self._lost.clear()
+        self._fill()
+
+    async def sort_anew(self) -> None:
+        """The gate's policy is another one: give everything that waits its kind by it."""
+        first = 0
+        while page := await self._services.work(self._services.store.pending, first, LINES_PER_LOOK):
+            for line in page:
+                self._queue.sort(line.id, self._kind(line))
+            first = page[-1].sequence + 1
+        self.hold_back()
+
+    def all_running(self) -> list[DownloadEntry]:
+        """The records of what runs and is not being ended."""
+        running = [entry_id for entry_id, run in self._running.items() if not run.scope.cancel_called]
+        found = [entry for entry in map(self._services.store.get, running) if entry is not None]
+        for entry in found:
+            self._learn_size(entry)
+        return found
+
+    def _learn_size(self, entry: DownloadEntry) -> None:
+        """Where the gate goes by it: from what is there of its file, until its record says so."""
+        if self.gate.wants_size(entry):
+            with suppress(BadRecord):  # the attempt itself deals with that
+                lengths = [part.length for part in self._services.store.parts(entry.id)]
+                if lengths:
+                    self.gate.learn(entry, sum(math.inf if length is None else length for length in lengths))
+
+    def interface(self, entry_id: str) -> str:
+        """The interface that the running entry is bound to; empty for any."""
+        return self._running[entry_id].interface
+
+    def reroute(self, entry_id: str) -> None:
+        """The connections of a running entry are of no use any more: it gets its turn again, with others."""
+        run = self._running[entry_id]
+        run.ending = REROUTED
+        run.scope.cancel()
 
     async def prioritise(self, entry_id: str, priority: int, *, preempt: bool = False) -> DownloadEntry:
         """Give the entry another priority, on record and in the queue. ``preempt``: when it has to wait only because
@@ -215,15 +289,23 @@ class Runs:
                 self._queue.done(entry_id)
                 self._settle(entry_id)
                 continue
+            self._learn_size(entry)
+            held = self.gate.held(entry)
+            self._queue.sort(entry_id, self._kind(entry))
+            if not held.allowed:  # its size is known by now, or the gate has just closed
+                self._queue.hold_back(self.gate.closed())
+                self._queue.put_back(entry_id)
+                continue
             self._unrecorded.pop(entry_id, None)
+            self._lost.discard(entry_id)
             stats = self._stats.setdefault(entry_id, RunStats())
-            run = self._running[entry_id] = Run(self._kept.pop(entry_id, Kept()), stats)
+            run = self._running[entry_id] = Run(self._kept.pop(entry_id, Kept()), stats, interface=held.interface)
             self._nursery.start_soon(self._drive, entry, run, name=f"entry {entry_id}")
 
     async def _drive(self, entry: DownloadEntry, run: Run) -> None:
         delay_s: float | None = None
         try:
-            with run.scope:
+            with run.scope, bound_to(run.interface):
                 entry, delay_s = await self._attempts.make(entry, run)
         except (StoreError, StorageError) as error:
             # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands:
@@ -235,6 +317,8 @@ class Runs:
             del self._running[entry.id]
             if self._goes_on(entry, run, delay_s):
                 self._kept[entry.id] = run.kept
+                if delay_s is not None and entry.state_reason is Reason.NETWORK:
+                    self._lost.add(entry.id)
                 self._queue.put_back(entry.id, None if delay_s is None else trio.current_time() + delay_s)
                 self._delays.set()
             else:
@@ -249,7 +333,7 @@ class Runs:
         if entry.id in self._unrecorded:
             return False
         if run.scope.cancel_called:
-            return run.ending == YIELDED and entry.state is State.PENDING
+            return run.ending in {YIELDED, REROUTED} and entry.state is State.PENDING
         return delay_s is not None
 
     async def reconcile(self) -> list[Recovered]:
@@ -274,7 +358,8 @@ class Runs:
             entry = self._services.store.get(entry_id)
             if entry is None or entry_id in self._running or entry_id in self._queue:
                 return None
-            waits = bool(entry.secret_header_names)  # for credentials, which are not on record
+            # For credentials, which are not on record, and which nobody will bring.
+            waits = bool(entry.secret_header_names) and self._services.resolver is None
             if entry.state is State.IN_PROGRESS:
                 reason = Reason.NEEDS_CREDENTIALS if waits else Reason.RECOVERED
                 entry = await self._moves.move(entry, Event.RECOVER, reason)

@@ -1,8 +1,8 @@
 """Who may take space: quotas of scopes, eviction of finished files, and entries that wait until there is some.
 
 What running entries were promised is kept by :mod:`engine.transfer.reservations`, which asks :meth:`Space.admit` first.
-An entry that found no space is parked (PAUSED, reason disk); it is looked at again every few seconds, then more seldom,
-and at once when something was removed.
+An entry that found no space is parked (PAUSED, reason disk or quota); it is looked at again every few seconds, then
+more seldom, and at once when something was removed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import trio
 
+from engine.control.group_requests import checked_scope
 from engine.control.orphans import Action, Finding, What
 from engine.control.readers import Readers
-from engine.errors import EngineError, InvalidRequest, NoSpace
+from engine.errors import EngineError, InvalidRequest, QuotaReached
 from engine.files.filesystem import FileSystem
 from engine.model.records import DownloadEntry, PartPhase
 from engine.model.states import Reason, State
@@ -27,6 +28,10 @@ from engine.transfer.reservations import BLOCK_BYTES
 from engine.transfer.services import Services
 
 log = logging.getLogger("engine")
+
+# Why an entry waits for space, and goes on by itself when there is some.
+PARKED_FOR = (Reason.DISK, Reason.QUOTA)
+QUOTA_BYTES_MAX = 2**63 - 1  # what a record holds
 
 Remove = Callable[[str], Awaitable[object]]
 Resume = Callable[[str, Reason], Awaitable[DownloadEntry]]
@@ -53,22 +58,28 @@ class Space:
         self._services = services
         self._remove = remove
         self._resume = resume
-        self._quotas: dict[str, int] = {}
+        self._quotas: dict[str, int] = services.store.groups.quotas()
         self._taken: dict[str, dict[str, int]] = {}
         self._refused: dict[str, int] = {}  # how long the files of entries are for which their quota had no room
         self._counting = trio.Lock()
+        self._setting = trio.Lock()
         self._freed = trio.Event()
         services.reservations.admission = self.admit
 
-    def set_quota(self, scope: str, quota_bytes: int | None) -> None:
-        """Bound the bytes of a scope's files from now on; 0 for no bound, None for the configured one. What is there
-        stays. Raises InvalidRequest."""
-        if quota_bytes is None:
-            self._quotas.pop(scope, None)
-        elif isinstance(quota_bytes, int) and not isinstance(quota_bytes, bool) and quota_bytes >= 0:
-            self._quotas[scope] = quota_bytes
-        else:
+    async def set_quota(self, scope: str, quota_bytes: int | None) -> None:
+        """Bound the bytes of a scope's files from now on, durably; 0 for no bound, None for the configured one. What is
+        there stays. Raises InvalidRequest, StoreError."""
+        checked_scope(scope)
+        if quota_bytes is not None and (
+            isinstance(quota_bytes, bool) or not isinstance(quota_bytes, int) or not 0 <= quota_bytes <= QUOTA_BYTES_MAX
+        ):
             raise InvalidRequest(f"a quota is a number of bytes, not {quota_bytes}")
+        async with self._setting:  # of two at once the later one is both on record and what counts
+            await self._services.write(self._services.store.groups.set_quota, scope, quota_bytes)
+            if quota_bytes is None:
+                self._quotas.pop(scope, None)
+            else:
+                self._quotas[scope] = quota_bytes
         self.freed()
 
     def quota(self, scope: str) -> int:
@@ -85,7 +96,7 @@ class Space:
         self._freed.set()
 
     async def admit(self, entry: DownloadEntry, length: int | None) -> None:
-        """Make room by the rules. Raises NoSpace when the entry would take its scope beyond its quota."""
+        """Make room by the rules. Raises QuotaReached when the entry would take its scope beyond its quota."""
         quota = self.quota(entry.scope)
         if quota:
             async with self._counting:  # two entries must not count on the same rest of the quota
@@ -141,7 +152,7 @@ class Space:
         """Take up, in order of priority and adding, the parked entries that fit by now. Returns how many were taken up
         and how many still wait."""
         services = self._services
-        parked = await services.work(services.store.usage.parked, Reason.DISK)
+        parked = [held for why in PARKED_FOR for held in await services.work(services.store.usage.parked, why)]
         left: dict[int, int] = {}
         granted: dict[str, int] = {}
         resumed = 0
@@ -151,7 +162,7 @@ class Space:
             # Its disk is away, its record damaged, its destination another's, or it is gone: the others are not.
             with contextlib.suppress(EngineError):
                 if await services.work(_take, services, held, left):
-                    entry = await self._resume(held.entry.id, Reason.DISK)
+                    entry = await self._resume(held.entry.id, held.entry.state_reason)
                     resumed += entry.state is not State.PAUSED
         return resumed, len(parked) - resumed
 
@@ -182,7 +193,7 @@ class Space:
             others = sum(taken.values()) - taken.get(entry.id, 0)
         if others + length > quota or others >= quota:
             self._refused[entry.id] = length
-            raise NoSpace(
+            raise QuotaReached(
                 f"{length} bytes do not fit the quota of the scope {entry.scope!r}: {others} of {quota} taken"
             )
         self._refused.pop(entry.id, None)

@@ -25,7 +25,8 @@ class Upkeep:
         self._services = services
         self._runs = manager.runs
         self.space = Space(services, manager.remove, manager.resume)
-        manager.removal.freed = self.space.freed
+        self._removal = manager.removal
+        self._removal.freed = self.space.freed
         self.maintenance = Maintenance(services, manager.runs, self.space, manager.remove)
         self.repairs = Repairs(services, manager.runs, Moves(services, hub), manager._credentials)
 
@@ -33,6 +34,7 @@ class Upkeep:
         """Watch the space and clean up from time to time, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.space.watch)
+            nursery.start_soon(self._removal.finish_left)
             nursery.start_soon(self.maintenance.maintain)
 
     async def health(self) -> DownloadHealth:

@@ -1,4 +1,4 @@
-"""What may be done to an entry from outside: pause, resume, cancel, retry, repair; one table of states decides.
+"""What may be done to an entry from outside: pause, resume, cancel, retry; one table of states decides.
 
 Each verb has its entry alone, and ends with it in the state that it returns; the store's transition is the judge of
 every race. A verb that its entry's state does not allow raises IllegalTransition, which names the state.
@@ -7,34 +7,46 @@ every race. A verb that its entry's state does not allow raises IllegalTransitio
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import trio
 
 from engine.control.attempts import Ending
+from engine.control.bulk import PAGE_ENTRIES, Bulk
 from engine.control.credentials import Credentials
 from engine.control.each import for_each
 from engine.control.moves import Moves
 from engine.control.removal import Removal
 from engine.control.runs import Runs
-from engine.errors import IllegalTransition, IntegrityError, InvalidRequest, UnknownEntry
+from engine.errors import EngineError, IllegalTransition, IntegrityError, InvalidRequest, UnknownEntry
 from engine.model.records import DownloadEntry
 from engine.model.states import Event, Reason, State, advance
+from engine.net.url import parse_url
 from engine.transfer.services import Services
 from engine.transfer.targets import Targets
 
 # Who may pause. A user's pause is only lifted by a user (or by asking again); any other by its own cause's end, too.
-PAUSES = frozenset({Reason.USER, Reason.NETWORK, Reason.METERED, Reason.DISK})
+PAUSES = frozenset({Reason.USER, Reason.NETWORK, Reason.METERED, Reason.HOURS, Reason.DISK, Reason.QUOTA})
 
 ON_THEIR_WAY = frozenset({State.PENDING, State.IN_PROGRESS})
 
 # Which entries a verb for all of them is meant for, in the order in which they are taken: those that wait for a turn
-# before those that run, so that no turn that becomes free is given away in between.
+# before those that run, so that few turns that become free are given away in between.
 FOR_ALL: dict[Event, tuple[State, ...]] = {
-    Event.PAUSE: (State.PENDING, State.IN_PROGRESS, State.PAUSED),
+    Event.PAUSE: (State.PAUSED, State.PENDING, State.IN_PROGRESS),
     Event.RESUME: (State.PAUSED,),
-    Event.CANCEL: (State.PENDING, State.PAUSED, State.FAILED, State.IN_PROGRESS),
+    Event.CANCEL: (State.PAUSED, State.FAILED, State.PENDING, State.IN_PROGRESS),
     Event.RETRY: (State.FAILED,),
 }
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a verb for all has come to so far."""
+
+    asked: set[str] = field(default_factory=set)
+    changed: list[DownloadEntry] = field(default_factory=list)
+    errors: list[EngineError] = field(default_factory=list)
 
 
 class Verbs:
@@ -48,6 +60,7 @@ class Verbs:
         self._runs = runs
         self._removal = removal
         self._credentials = credentials
+        self._bulk = Bulk(services, moves, runs, removal, credentials)
 
     async def pause(self, entry_id: str, reason: Reason = Reason.USER) -> DownloadEntry:
         """Stop the entry, keeping its bytes: PAUSED with the reason, durably, and its connections closed when this
@@ -95,46 +108,60 @@ class Verbs:
             return entry
 
     async def retry(self, entry_id: str) -> DownloadEntry:
-        """Try a failed entry again, or one that waits for its next try at once. One that runs stays as it is.
+        """Try a failed entry again, or one that waits for its next try at once, whatever its host asked for. One that
+        runs stays as it is.
 
         Raises UnknownEntry, IllegalTransition, and InvalidRequest when another entry has its destination now.
         """
         async with self._runs.alone(entry_id):
             entry = self._asked_for(entry_id)
+            if entry.state not in ON_THEIR_WAY:
+                advance(entry.state, Event.RETRY)
+            self._services.client.hosts.excuse(parse_url(entry.url).origin.host)
             if entry.state in ON_THEIR_WAY:
                 return await self._see_that_it_runs(entry, now=True)
-            advance(entry.state, Event.RETRY)
             # The bytes were judged by what is expected of them: the same ones cannot pass.
             fresh = entry.last_error is not None and entry.last_error.code == IntegrityError.code
             return await self._go_on(entry, Event.RETRY, fresh=fresh)
 
-    async def repair(self, entry_id: str) -> DownloadEntry:
-        """Fetch a complete entry anew; its file stays readable until the new one takes its place. Doing so again while
-        that runs changes nothing.
-
-        Raises UnknownEntry, IllegalTransition, and InvalidRequest when another entry has its destination now.
-        """
-        async with self._runs.alone(entry_id):
-            entry = self._asked_for(entry_id)
-            if entry.state in ON_THEIR_WAY and self._services.store.offline(entry_id) is not None:
-                return await self._see_that_it_runs(entry)
-            advance(entry.state, Event.REPAIR)
-            return await self._go_on(entry, Event.REPAIR, fresh=True)
-
     async def for_all(self, event: Event, scope: str | None = None) -> list[DownloadEntry]:
         """Pause, resume, cancel or retry every entry (of a scope) that it is meant for; returns those that were. What
         one of them refuses does not keep the others; an error of the store or a disk is raised in the end."""
-        self._runs.check_open()
-        done: dict[str, DownloadEntry] = {}
-        failed = []
-        for state in FOR_ALL[event]:
-            ids = await self._services.work(self._services.store.ids, state, scope)
-            entries, errors = await for_each((each for each in ids if each not in done), self._verb(event))
-            done |= {entry.id: entry for entry in entries}
-            failed += [e for e in errors if not isinstance(e, IllegalTransition | UnknownEntry | InvalidRequest)]
+        changed, errors = await self.change_all(event, scope)
+        failed = [e for e in errors if not isinstance(e, IllegalTransition | UnknownEntry | InvalidRequest)]
         if failed:
             raise failed[0]
-        return list(done.values())
+        return changed
+
+    async def change_all(
+        self, event: Event, scope: str | None = None, newest: int | None = None
+    ) -> tuple[list[DownloadEntry], list[EngineError]]:
+        """:meth:`for_all` for entries up to the sequence ``newest`` (None: all that are there now). Returns those that
+        were changed and what the others refused. Raises EngineClosed, StoreError, NoSpace."""
+        newest = await self._services.work(self._services.store.bulk.newest) if newest is None else newest
+        tally = _Tally()
+        states = FOR_ALL[event]
+        while states:
+            known = len(tally.asked)
+            for state in states:
+                await self._change_state(event, state, scope, newest, tally)
+            # What ran while the waiting ones were taken may wait by now: once more, until there is nothing new.
+            states = tuple(state for state in states if state in ON_THEIR_WAY) if len(tally.asked) > known else ()
+        return tally.changed, tally.errors
+
+    async def _change_state(self, event: Event, state: State, scope: str | None, newest: int, tally: _Tally) -> None:
+        """The entries of one state, a page at a time; none is asked twice."""
+        after: int | None = 0
+        while after is not None:
+            self._runs.check_open()
+            listed = self._services.store.bulk.listed
+            page, after = await self._services.work(listed, state, scope, after, PAGE_ENTRIES)
+            meant = [entry for entry in page if entry.sequence <= newest and entry.id not in tally.asked]
+            tally.asked.update(entry.id for entry in meant)
+            at_once = await self._bulk.change(event, meant)
+            results, refusals = await for_each(at_once.left, self._verb(event))
+            tally.changed += at_once.entries + results
+            tally.errors += at_once.errors + refusals
 
     async def retry_failed(self, scope: str | None = None) -> list[DownloadEntry]:
         """:meth:`retry` for all that are FAILED; returns those that go on."""

@@ -7,16 +7,21 @@ can help (``retryable``), and what to do (``advice``)::
     ├─ InvalidRequest        a request that can never work           ├─ UnknownEntry
     ├─ IllegalTransition     an event its state does not allow       ├─ EngineClosed
     ├─ UnknownGroup          no such album, playlist …               ├─ ScopeResetting
+    ├─ WrongThread           called from elsewhere than its trio run
     ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, Superseded, EventsLost
     ├─ PoisonError           what crashed the process repeatedly     ├─ InternalError
-    ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable, EntryExists, ForkedProcess
+    ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable, StoreGone, StoreCopied,
+    │                EntryExists, ForkedProcess
     └─ TransferError         what ends or interrupts one attempt
        ├─ NetworkError ── DnsError (ResolverDown), NoRoute, ConnectRefused, ConnectTimeout, ConnectionLost, Stalled
-       ├─ TlsError
-       ├─ ServerError ── ProtocolViolation, HttpStatus, BadRange, BadRedirect, Encoded, UnverifiableLength, Changed
-       ├─ IntegrityError
-       └─ StorageError ── NoSpace, ReadOnly, NotPermitted, InputOutput, TargetExists, TargetGone (TargetInvalid),
-                          PartLost, TooBig, TooManyFiles
+       │                  CaptivePortal, MeteredLine, ProxyError (ProxyAuth)
+       ├─ TlsError, AddressRefused
+       ├─ ServerError ── ProtocolViolation, HttpStatus, BadRange, BadRedirect, Encoded, UnverifiableLength, WrongType,
+       │                 HostResting, NeedsUrl, Changed (PerhapsChanged, Incomparable), ChangeRefused
+       ├─ IntegrityError (CorruptBody, SourcesDiffer)
+       ├─ RefreshFailed
+       └─ StorageError ── NoSpace (QuotaReached), ReadOnly, NotPermitted, InputOutput, TargetExists,
+                          TargetGone (TargetInvalid), PartLost, PartBusy, NotMounted, TooBig, TooManyFiles
 """
 
 from engine.errors.base import (
@@ -35,20 +40,37 @@ from engine.errors.base import (
     ScopeResetting,
     StaleEpoch,
     StoreBusy,
+    StoreCopied,
     StoreCorrupt,
     StoreError,
+    StoreGone,
     StoreTooNew,
     StoreUnusable,
     Superseded,
     UnknownEntry,
     UnknownGroup,
+    WrongThread,
     sole_error,
+)
+from engine.errors.identity import (
+    CaptivePortal,
+    ChangeRefused,
+    CorruptBody,
+    Incomparable,
+    NeedsUrl,
+    PerhapsChanged,
+    RefreshFailed,
+    SourcesDiffer,
+    WrongType,
 )
 from engine.errors.storage import (
     InputOutput,
     NoSpace,
+    NotMounted,
     NotPermitted,
+    PartBusy,
     PartLost,
+    QuotaReached,
     ReadOnly,
     StorageError,
     TargetExists,
@@ -68,8 +90,10 @@ from engine.errors.transfer import (
     ConnectTimeout,
     DnsError,
     Encoded,
+    HostResting,
     HttpStatus,
     IntegrityError,
+    MeteredLine,
     NetworkError,
     NoRoute,
     ProtocolViolation,
@@ -81,16 +105,21 @@ from engine.errors.transfer import (
     UnverifiableLength,
     status_code_name,
 )
+from engine.errors.trust import AddressRefused, ProxyAuth, ProxyError
 
 __all__ = [
     "RETRYABLE_STATUSES",
+    "AddressRefused",
     "BadRange",
     "BadRecord",
     "BadRedirect",
+    "CaptivePortal",
+    "ChangeRefused",
     "Changed",
     "ConnectRefused",
     "ConnectTimeout",
     "ConnectionLost",
+    "CorruptBody",
     "DnsError",
     "DownloadFailed",
     "Encoded",
@@ -100,29 +129,43 @@ __all__ = [
     "EventsLost",
     "Fault",
     "ForkedProcess",
+    "HostResting",
     "HttpStatus",
     "IllegalTransition",
+    "Incomparable",
     "InputOutput",
     "IntegrityError",
     "InternalError",
     "InvalidRequest",
+    "MeteredLine",
+    "NeedsUrl",
     "NetworkError",
     "NoRoute",
     "NoSpace",
+    "NotMounted",
     "NotPermitted",
+    "PartBusy",
     "PartLost",
+    "PerhapsChanged",
     "PoisonError",
     "ProtocolViolation",
+    "ProxyAuth",
+    "ProxyError",
+    "QuotaReached",
     "ReadOnly",
+    "RefreshFailed",
     "ResolverDown",
     "ScopeResetting",
     "ServerError",
+    "SourcesDiffer",
     "StaleEpoch",
     "Stalled",
     "StorageError",
     "StoreBusy",
+    "StoreCopied",
     "StoreCorrupt",
     "StoreError",
+    "StoreGone",
     "StoreTooNew",
     "StoreUnusable",
     "Superseded",
@@ -136,6 +179,8 @@ __all__ = [
     "UnknownEntry",
     "UnknownGroup",
     "UnverifiableLength",
+    "WrongThread",
+    "WrongType",
     "sole_error",
     "status_code_name",
     "storage_error",

@@ -106,6 +106,18 @@ class EngineClosed(EngineError):
     advice = "Use the engine inside its `async with` block only."
 
 
+class WrongThread(EngineError, RuntimeError):
+    """The engine was called from another thread, another trio run or another event loop than it belongs to; nothing
+    was done."""
+
+    code = "wrong_thread"
+    fault = Fault.CALLER
+    advice = (
+        "Call the engine from tasks of the trio run that opened it; from a thread of that run by trio.from_thread.run, "
+        "and under asyncio by a thread of its own that calls trio.run."
+    )
+
+
 class EventsLost(EngineError):
     """A consumer of events was so slow that some could not be kept for it; its subscription ended."""
 
@@ -176,6 +188,25 @@ class StoreUnusable(StoreError):
     advice = "Check that the root exists, is on a local file system, is writable and has space."
 
 
+class StoreGone(StoreError):
+    """The root was moved, renamed, deleted or unmounted while its store was open; nothing was made anew in its
+    place."""
+
+    code = "store_gone"
+    advice = "Close the engine, put the root back or mount its disk, and open it where it is."
+
+
+class StoreCopied(StoreError):
+    """The root is a copy of another one that is still there; neither was touched. Both would write the same files."""
+
+    code = "store_copied"
+    fault = Fault.CALLER
+    advice = (
+        "Use the original; or remove it, when this is to be the only one; or open the copy with adopt=True (--adopt), "
+        "which makes it a library of its own that knows nothing of files outside its root."
+    )
+
+
 class ForkedProcess(StoreError):
     """A forked child used its parent's store."""
 
@@ -185,18 +216,33 @@ class ForkedProcess(StoreError):
 
 
 class DownloadFailed(EngineError):
-    """What ``wait()`` raises: the entry ended FAILED or CANCELLED. ``cause_code`` and ``status`` are the last
-    error's."""
+    """What ``wait()`` raises: the entry ended FAILED or CANCELLED. ``cause_code``, ``status``, and whose ``fault`` it
+    is, whether trying again can help (``retryable``) and the ``advice`` are the last error's."""
 
     code = "failed"
     fault = Fault.CALLER
     advice = "Its cause is told with it and in the entry's last error, with what to do; then ask again."
 
-    def __init__(self, message: str, *, entry_id: str, cause_code: str, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        entry_id: str,
+        cause_code: str,
+        status: int | None = None,
+        fault: str = "",
+        retryable: bool = False,
+        advice: str = "",
+    ) -> None:
         super().__init__(message)
         self.entry_id = entry_id
         self.cause_code = cause_code
         self.status = status
+        self.retryable = retryable  # type: ignore[misc]  # this and the rest: of the cause, the class has the default
+        if fault in set(Fault):  # a newer version's may be another
+            self.fault = Fault(fault)  # type: ignore[misc]
+        if advice:
+            self.advice = advice  # type: ignore[misc]
 
 
 def sole_error(error: BaseException) -> BaseException:

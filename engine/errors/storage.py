@@ -23,6 +23,14 @@ class NoSpace(StorageError):
     advice = "Free some space (or raise the quota) and ask again; the bytes so far are kept."
 
 
+class QuotaReached(NoSpace):
+    """The entry's scope may not take as much."""
+
+    code = "quota"
+    fault = Fault.HOST
+    advice = "Raise the quota of its scope, or remove something of it: then it goes on by itself; its bytes are kept."
+
+
 class TooManyFiles(StorageError):
     """This process, or the machine, may not open one file more."""
 
@@ -82,6 +90,25 @@ class PartLost(StorageError):
     code = "part_lost"
     retryable = True
     advice = "The missing bytes are fetched again."
+
+
+class PartBusy(StorageError):
+    """Another engine, with another root, writes the unfinished file; it was left alone."""
+
+    code = "part_busy"
+    fault = Fault.CALLER
+    retryable = True
+    advice = "Let the other engine finish, or choose another destination under another id: one file has one writer."
+
+
+class NotMounted(StorageError):
+    """A file that is to be deleted is on a disk that is not there; it is deleted once that is back."""
+
+    code = "not_mounted"
+    advice = (
+        "Mount its disk: what is left there is deleted within a minute, or at the next start. "
+        "Until then ask for it under another id."
+    )
 
 
 class TooBig(StorageError):

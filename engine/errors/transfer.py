@@ -95,6 +95,14 @@ class Stalled(NetworkError):
     code = "stalled"
 
 
+class MeteredLine(NetworkError):
+    """The entry is too big for the metered line that there is; nothing of it was fetched."""
+
+    code = "metered"
+    retryable = False  # over this line
+    advice = "It goes on by itself over an unmetered line, or ask again and allow more on a metered one."
+
+
 class TlsError(TransferError):
     """The server's certificate or TLS itself was not acceptable."""
 
@@ -131,6 +139,14 @@ class HttpStatus(ServerError):
         self.code = status_code_name(status)  # type: ignore[misc]  # per status: the class value is only the default
         self.advice = _STATUS_ADVICE.get(self.code, self.advice)  # type: ignore[misc]
         self.retryable = status in RETRYABLE_STATUSES  # type: ignore[misc]
+
+
+class HostResting(ServerError):
+    """Nothing was asked: the host wants to be left alone, or failed so often in a row that it is given time."""
+
+    code = "host_resting"
+    retryable = True
+    advice = "It is tried again by itself, and other hosts go on; fewer connections to this one may help."
 
 
 class BadRange(ServerError):

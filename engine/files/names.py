@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 NAME_BYTES_MAX = 200  # of 255 on common file systems: room for a suffix that makes it unique
+EXTENSION_CHARS_MAX = 16
 DEFAULT_NAME = "download"
 
 # A desktop acts on some extensions when a file is opened. A server may only choose among those that are plain content;
@@ -160,6 +161,12 @@ def _keep(char: str) -> bool:
     )
 
 
+def _parted(name: str) -> tuple[str, str]:
+    """The name and its extension with the dot; what is longer than any extension is none."""
+    stem, dot, extension = name.rpartition(".")
+    return (stem, dot + extension) if stem and 0 < len(extension) <= EXTENSION_CHARS_MAX else (name, "")
+
+
 def _shorten(stem: str, extension: str) -> str:
     room = NAME_BYTES_MAX - len(extension.encode())
     return stem.encode()[:room].decode(errors="ignore").rstrip(" .") + extension
@@ -176,23 +183,18 @@ def safe_name(offered: str) -> str:
     text = "".join(char for char in text if _keep(char)).strip(" .").lstrip("-~ .")
     if not text:
         return DEFAULT_NAME
-    stem, dot, extension = text.rpartition(".")
-    if not dot or not stem or len(extension) > 16:
-        stem, extension = text, ""
+    stem, suffix = _parted(text)
     if stem.split(".")[0].lower() in _RESERVED:
         stem = f"_{stem}"
-    suffix = f".{extension}" if extension else ""
-    if extension and extension.lower() not in HARMLESS_EXTENSIONS:
+    if suffix and suffix[1:].lower() not in HARMLESS_EXTENSIONS:
         suffix += HARMLESS_SUFFIX
     return _shorten(stem, suffix) or DEFAULT_NAME
 
 
 def with_tag(name: str, tag: str) -> str:
     """``name`` made unique by ``tag`` before its extension: ``track.flac`` and ``1f2e`` give ``track-1f2e.flac``."""
-    stem, dot, extension = name.rpartition(".")
-    if not dot or not stem:
-        return _shorten(name, f"-{tag}")
-    return _shorten(stem, f"-{tag}.{extension}")
+    stem, suffix = _parted(name)
+    return _shorten(stem, f"-{tag}{suffix}")
 
 
 _PART_NAME = re.compile(r"\.oe-([0-9a-f]{16})-[0-9]+\.part")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.config import Config
-from engine.errors import NoSpace, PartLost, TargetExists, TargetGone, storage_error
+from engine.errors import NoSpace, PartBusy, PartLost, TargetExists, TargetGone, storage_error
 from engine.files.filesystem import FileSystem
 from engine.model.records import PartPhase, PartRecord
 
@@ -23,6 +23,8 @@ Identity = tuple[int, int, int]
 
 # File systems without fallocate: the size is set and blocks come as they are written.
 _NO_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+# File systems without locks: who has only one library there needs none.
+_NO_LOCKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK})
 # File systems without RENAME_NOREPLACE: a hard link is as exclusive.
 _NO_NOREPLACE = frozenset({errno.EINVAL, errno.ENOSYS})
 
@@ -78,9 +80,12 @@ def check_free_space(files: FileSystem, folder_fd: int, length: int, config: Con
         raise NoSpace(f"{length} bytes (and {reserve} kept in reserve) do not fit: {free} bytes are free")
 
 
-def prepare_folder(files: FileSystem, folder: str, *, durable: bool) -> None:
-    """Make sure that the destination folder is there; new ones are made durable when asked."""
+def prepare_folder(files: FileSystem, folder: str, *, durable: bool, root: str = "") -> None:
+    """Make sure that the destination folder is there; new ones are made durable when asked. ``root``: the library's
+    own, which is not made again when it is gone (H14): TargetGone."""
     try:
+        if root and os.path.commonpath((root, folder)) == root and files.stat_path(root) is None:
+            raise TargetGone(f"the root {root} is gone")
         for changed in files.make_folders(folder):
             if durable:
                 fd = files.open_folder(changed)
@@ -106,7 +111,8 @@ def create_part(
     """A new empty part, with its blocks reserved when ``length`` is known (and ``reserve`` set) and its name durable
     when asked.
 
-    A leftover of the same name (recorded but never activated) is removed first. ``room`` checks the free space of the
+    A leftover of the same name (recorded but never activated) is removed first, unless an engine holds it: PartBusy.
+    What is made is held until it is closed. ``room`` checks the free space of the
     folder that is open as its argument, in place of :func:`check_free_space`. Raises NoSpace before any byte is
     allocated, or another StorageError; then nothing is left behind.
     """
@@ -123,8 +129,10 @@ def create_part(
         try:
             fd = files.create_exclusive(folder_fd, name)
         except FileExistsError:
+            check_not_held(files, folder_fd, name)
             files.unlink(folder_fd, name)
             fd = files.create_exclusive(folder_fd, name)
+        _hold(files, fd, name)
         if length and reserve:
             _allocate(files, fd, length)
         if durable:
@@ -144,6 +152,31 @@ def create_part(
         raise
 
 
+def _hold(files: FileSystem, fd: int, name: str) -> None:
+    """Be the one that writes the open part until it is closed. Raises PartBusy: engines with other roots may come to
+    one folder, and a copied root to its original's."""
+    try:
+        free = files.try_lock(fd)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return
+    if not free:
+        raise PartBusy(f"{name} is being written by another engine")
+
+
+def check_not_held(files: FileSystem, folder_fd: int, name: str) -> None:
+    """Raise PartBusy when an engine writes that unfinished file."""
+    try:
+        fd = files.open_existing(folder_fd, name, write=False)
+    except OSError:
+        return  # gone by now, or nothing that an engine writes
+    try:
+        _hold(files, fd, name)
+    finally:
+        files.close(fd)
+
+
 def _allocate(files: FileSystem, fd: int, length: int) -> None:
     try:
         files.allocate(fd, length)
@@ -154,10 +187,11 @@ def _allocate(files: FileSystem, fd: int, length: int) -> None:
 
 
 def open_part(files: FileSystem, folder: str, name: str, *, twin: str | None = None) -> PartFile:
-    """Open an unfinished part again. Raises PartLost when it is gone, not a plain file, or has a second name (other
-    than ``twin``)."""
+    """Open an unfinished part again, and hold it until it is closed. Raises PartLost when it is gone, not a plain file,
+    or has a second name (other than ``twin``), PartBusy when another engine holds it."""
     part = _open(files, folder, name, write=True)
     try:
+        _hold(files, part.fd, name)
         _check_alone(part, twin)
     except OSError as error:
         part.close()
@@ -184,14 +218,27 @@ def _open(files: FileSystem, folder: str, name: str, *, write: bool) -> PartFile
         fd = files.open_existing(folder_fd, name, write=write)
         return _opened(files, folder, name, folder_fd, fd)
     except BaseException as error:
+        gone = isinstance(error, OSError) and _is_gone(files, folder_fd, name, error)
         if fd >= 0:
             files.close(fd)
         files.close(folder_fd)
-        if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+        if gone:
             raise PartLost(f"{name} in {folder} is gone") from error
         if isinstance(error, OSError):
             raise storage_error(error, f"{name} in {folder}") from error
         raise
+
+
+def _is_gone(files: FileSystem, folder_fd: int, name: str, error: OSError) -> bool:
+    """Whether the name could not be opened because no plain file has it. ENXIO says so of a FIFO or a socket; of a
+    plain file it says that the device is away."""
+    if error.errno != errno.ENXIO:
+        return error.errno in {errno.ENOENT, errno.ELOOP}
+    try:
+        info = files.stat_name(folder_fd, name)
+    except OSError:
+        return False
+    return info is None or not stat.S_ISREG(info.st_mode)
 
 
 def restore_size(part: PartFile, length: int, config: Config) -> None:
@@ -233,10 +280,12 @@ def give_name(part: PartFile, record: PartRecord, *, overwrite: bool) -> int:
 
     Safe to run again after a crash at any step: a final name that already is this very file counts as done. Raises
     TargetExists when another file has the name and ``overwrite`` is not asked for; the entry's own older file (the
-    inode that the record names) is replaced unasked.
+    inode that the record names) is replaced unasked. Raises TargetGone when the folder is not where it was: the record
+    would tell of a file that is not there.
     """
     files, final_name, superseded = part.files, record.final_name, record.superseded
     try:
+        _check_place(part)
         if _has_name(files, part.folder_fd, final_name, part.identity):
             if part.name != final_name:  # published by a link, and a crash came before the other name was gone
                 files.unlink(part.folder_fd, part.name)
@@ -253,6 +302,13 @@ def give_name(part: PartFile, record: PartRecord, *, overwrite: bool) -> int:
         raise TargetExists(f"{os.path.join(part.folder, final_name)} exists already") from error
     except OSError as error:
         raise storage_error(error, f"publishing {os.path.join(part.folder, final_name)}") from error
+
+
+def _check_place(part: PartFile) -> None:
+    """Raise TargetGone when the part's folder was moved away, or another one put in its place (D22)."""
+    there, own = part.files.stat_path(part.folder), part.files.stat_fd(part.folder_fd)
+    if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+        raise TargetGone(f"the folder {part.folder} was moved or removed while its file was fetched")
 
 
 def is_file(files: FileSystem, folder_fd: int, name: str, inode: int, version: int) -> bool:

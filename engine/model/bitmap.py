@@ -1,4 +1,4 @@
-"""A set of chunk numbers as bits: *set = bytes on disk and CV recorded*. Chunks only go from absent to present."""
+"""A set of chunk numbers as bits: *set = bytes on disk and CV recorded*."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ class Bitmap:
             self._bits[first >> 3] |= 1 << (first & 7)
             return
         native.bitmap_set(self._bits, first, count)
+        self._held = native.bitmap_count(self._bits, self.bit_count)
+
+    def remove(self, first: int, count: int = 1) -> None:
+        """Clear ``count`` bits from ``first``: what was there is not what it should be."""
+        if first < 0 or count < 0 or first + count > self.bit_count:
+            raise IndexError(f"bits {first}..{first + count} of {self.bit_count}")
+        native.bitmap_clear(self._bits, first, count)
         self._held = native.bitmap_count(self._bits, self.bit_count)
 
     def runs(self, value: bool = True) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,9 @@
 """What other processes ask of an engine through its inbox, what they are told back, and when a command that was begun
 counts as done.
 
-A command changes one entry (``id``), or all of a scope, or all. There is no deadline by a clock: one that jumped would
-lose commands. Who stops waiting withdraws its command instead, and so knows whether it took place.
+A command is about one entry (``id``), or all of a scope, or all; a clean-up is about none. There is no deadline by a
+clock: one that jumped would lose commands. Who stops waiting withdraws its command instead, and so knows whether it
+took place.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Verb(OpenEnum):
     RETRY = "retry"
     REMOVE = "remove"
     PRIORITISE = "prioritise"
+    VERIFY = "verify"
+    GC = "gc"
 
 
 class Outcome(OpenEnum):
@@ -64,6 +67,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     priority: int | None = None
     preempt: bool = False
     keep_file: bool = False
+    repair: bool = False
+    dry_run: bool = False
     created_at: float = 0.0
     form: int = COMMAND_FORM
     number: int = 0
@@ -77,7 +82,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the command ``number``. ``state`` is the entry's afterwards, empty when there is none; ``count``:
-    how many entries were changed. ``boot_id`` and ``uptime_s`` tell when, by a clock that never jumps."""
+    how many entries were changed. ``report``: what a verb found, as JSON, for those that only look or clean up.
+    ``boot_id`` and ``uptime_s`` tell when, by a clock that never jumps."""
 
     number: int
     token: str
@@ -85,17 +91,17 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     state: str = ""
     count: int = 0
     error: ErrorRecord | None = None
+    report: bytes = b""
     boot_id: str = ""
     uptime_s: float = 0.0
 
 
-# Of a command for all: the entries that it is about. Those that wait for a turn come before those that run: no turn
-# that becomes free is given away in between.
+# Commands that are about no entry: nothing waits for them, and they for nothing but a command for all.
+ABOUT_NONE: Final = frozenset({Verb.GC})
+
+# Commands for all that go from entry to entry, and the entries that they are about. Those that wait for a turn come
+# before those that run: no turn that becomes free is given away in between. (The others move many at once.)
 STATES_OF_ALL: Final[Mapping[Verb, tuple[State, ...]]] = {
-    Verb.PAUSE: (State.PENDING, State.IN_PROGRESS, State.PAUSED),
-    Verb.RESUME: (State.PAUSED,),
-    Verb.CANCEL: (State.PENDING, State.PAUSED, State.FAILED, State.IN_PROGRESS),
-    Verb.RETRY: (State.FAILED,),
     Verb.REMOVE: tuple(State),
     Verb.PRIORITISE: (State.PENDING, State.IN_PROGRESS, State.PAUSED, State.FAILED),
 }
@@ -108,6 +114,8 @@ _SHOWN_BY: Final[Mapping[Verb, Callable[[Mark, DownloadEntry, Command], bool]]] 
     Verb.RETRY: lambda mark, entry, _command: entry.epoch != mark.epoch,
     Verb.REMOVE: lambda _mark, _entry, _command: False,
     Verb.PRIORITISE: lambda _mark, entry, command: entry.priority == command.priority,
+    Verb.VERIFY: lambda _mark, _entry, _command: False,  # what it found is not known: it is looked at again
+    Verb.GC: lambda _mark, _entry, _command: False,  # about no entry, and harmless to do again
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from engine.model.lines import Line
 from engine.model.records import DownloadEntry, ErrorRecord
 from engine.model.states import Reason, State
 
@@ -54,6 +55,18 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True, tag="removed"):
     kept_file: bool = False
 
 
+class SourceBlamed(msgspec.Struct, frozen=True, kw_only=True, tag="source_blamed"):
+    """A source of the entry sent wrong bytes: it is named in the record, its ``chunks`` are fetched from another, and
+    it is asked no more. ``url`` is without what may be secret."""
+
+    id: str
+    epoch: int
+    attempt: int
+    url: str
+    reason: str
+    chunks: int = 0
+
+
 class MaintenanceDone(msgspec.Struct, frozen=True, kw_only=True, tag="maintenance"):
     """A clean-up came to its end: what it removed, and ``bytes_reclaimed`` of the disk. It is of no one entry."""
 
@@ -61,6 +74,16 @@ class MaintenanceDone(msgspec.Struct, frozen=True, kw_only=True, tag="maintenanc
     entries_removed: int
     bytes_reclaimed: int
     findings: int
+    id: str = ""
+    epoch: int = 0
+    attempt: int = 0
+
+
+class LineChanged(msgspec.Struct, frozen=True, kw_only=True, tag="line"):
+    """The network is another one now: connected or not, metered or not. It is of no one entry; what it does to entries
+    is told by their own events."""
+
+    line: Line
     id: str = ""
     epoch: int = 0
     attempt: int = 0
@@ -78,4 +101,4 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
     attempt: int = 0
 
 
-EngineEvent = StateChanged | Progress | Recovered | Removed | Snapshot | MaintenanceDone
+EngineEvent = StateChanged | Progress | Recovered | Removed | Snapshot | MaintenanceDone | SourceBlamed | LineChanged

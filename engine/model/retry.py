@@ -28,7 +28,7 @@ class Policy:
 
     ``tries``: so many in a row without one committed chunk, then the entry is FAILED; 1 fails it at once. ``parks``: it
     is PAUSED for that reason instead, until somebody resumes it. ``base_s`` and ``cap_s`` bound the delay, see
-    :func:`decide`; None for the configured ones.
+    :func:`decide`; None for the configured ones. ``untried``: nothing was asked of the source, so it is no try at all.
     """
 
     tries: int = TRIES_DEFAULT
@@ -36,6 +36,7 @@ class Policy:
     parks: Reason | None = None
     base_s: float | None = None
     cap_s: float | None = None
+    untried: bool = False
 
 
 RETRY = Policy()
@@ -53,8 +54,12 @@ POLICIES: dict[str, Policy] = {
     "refused": SELDOM,
     "timeout": Policy(loss=Loss.SUGGESTED),
     "connection_lost": RETRY,
+    "metered": Policy(tries=1, parks=Reason.METERED),
     "stalled": Policy(loss=Loss.SUGGESTED),
     "tls": FAIL,
+    "address_refused": FAIL,
+    "proxy_error": SELDOM,
+    "proxy_auth": FAIL,
     "server": FAIL,
     "protocol": DOUBTFUL,
     "http_status": FAIL,
@@ -65,14 +70,22 @@ POLICIES: dict[str, Policy] = {
     "not_found": FAIL,
     "gone": FAIL,
     "rate_limited": RETRY,
+    "host_resting": Policy(untried=True),
     "bad_range": DOUBTFUL,
     "redirect": FAIL,
     "encoded": FAIL,
     "unverifiable_length": FAIL,
     "changed": DOUBTFUL,
     "integrity": FAIL,
+    "corrupt_body": DOUBTFUL,
+    "change_refused": FAIL,
+    "wrong_type": FAIL,
+    "captive_portal": Policy(loss=Loss.CERTAIN),  # the network itself answers: that proves nothing of the source
+    "needs_url": Policy(tries=1, parks=Reason.NEEDS_URL),
+    "refresh_failed": SELDOM,
     "io": FAIL,
     "no_space": Policy(tries=1, parks=Reason.DISK),
+    "quota": Policy(tries=1, parks=Reason.QUOTA),
     "too_many_files": Policy(base_s=2.0),  # others have to close theirs first
     "read_only": FAIL,
     "permission": FAIL,
@@ -80,12 +93,16 @@ POLICIES: dict[str, Policy] = {
     "target_gone": FAIL,
     "target_invalid": FAIL,
     "part_lost": DOUBTFUL,
+    "part_busy": SELDOM,
+    "not_mounted": FAIL,
     "too_big": FAIL,
     "internal": FAIL,
     "poison": FAIL,
 }
 # The same for who shows how many tries there will be.
-TRIES_WITHOUT_PROGRESS: dict[str, int] = {code: policy.tries for code, policy in POLICIES.items() if policy.tries > 1}
+TRIES_WITHOUT_PROGRESS: dict[str, int] = {
+    code: policy.tries for code, policy in POLICIES.items() if policy.tries > 1 and not policy.untried
+}
 
 
 def policy_of(error: EngineError) -> Policy:
@@ -119,6 +136,8 @@ class Tries:
     def after(self, error: EngineError, *, progress: bool, all_fail: bool) -> Tries:
         """One more has failed. ``progress``: it committed a chunk, which begins the count anew. ``all_fail``: so does
         every host that is tried."""
+        if policy_of(error).untried:
+            return self
         burnt = 0 if means_loss(error, all_fail=all_fail) else 1
         if progress:
             return Tries(1, burnt)

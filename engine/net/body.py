@@ -121,6 +121,7 @@ class ChunkedBody:
         self._ended = False
         self._handed = 0
         self._events = 0
+        self._piece = self._before = b""
         if leftover:
             self._feed(leftover)
 
@@ -157,6 +158,7 @@ class ChunkedBody:
             if isinstance(event, h11.Data):
                 self._data = memoryview(event.data)
                 self._decoded += len(event.data)
+                self._receiver.progressed()
                 self._check_overhead()
                 return True
             if isinstance(event, h11.EndOfMessage):
@@ -177,7 +179,9 @@ class ChunkedBody:
 
     def _feed(self, data: bytes | memoryview) -> None:
         self._fed += len(data)
-        self._codec.receive_data(bytes(data))
+        self._before = (self._before + self._piece[-4:])[-4:]
+        self._piece = bytes(data)
+        self._codec.receive_data(self._piece)
 
     def _check_overhead(self) -> None:
         """Counts what is fed and not yet decoded as overhead too, but for one buffer's worth that may still be data."""
@@ -186,6 +190,10 @@ class ChunkedBody:
             raise ProtocolViolation("the chunked body is mostly overhead")
 
     def _check_trailers(self, end: h11.EndOfMessage) -> None:
+        """h11 takes a bare LF for the end of a line here too: where the body ends would be a matter of opinion."""
+        used = len(self._piece) - len(self._codec.trailing_data[0])
+        if not (self._before + self._piece[max(0, used - 4) : used]).endswith(b"\r\n\r\n"):
+            raise ProtocolViolation("the chunked body ends with a bare LF")
         size = sum(len(name) + len(value) + 4 for name, value in end.headers)
         if size > self._config.trailer_bytes_max:
             raise ProtocolViolation(f"the trailers are larger than {self._config.trailer_bytes_max} bytes")

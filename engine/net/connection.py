@@ -12,9 +12,13 @@ import trio
 from engine.config import Config
 from engine.errors import ConnectionLost, InvalidRequest, ProtocolViolation, Stalled
 from engine.net.body import Body, ChunkedBody, EofBody, LengthBody
+from engine.net.body_digest import BodyDigest
 from engine.net.head import Framing, Head, HeadReader
 from engine.net.link import Link
+from engine.net.pacing import Pace
+from engine.net.proxy import Proxy
 from engine.net.receiver import Receiver
+from engine.net.tcp import TcpFacts
 from engine.net.url import Url
 
 
@@ -38,6 +42,7 @@ class Connection:
         self._link = link
         self._config = config
         self._receiver: Receiver | None = None
+        self._unasked = 0
 
     @property
     def reused(self) -> bool:
@@ -49,13 +54,18 @@ class Connection:
         """Receive system calls so far, for measurements."""
         return self._link.receive_calls
 
+    @property
+    def proxy(self) -> Proxy | None:
+        """The proxy that passes the requests on, and whose own answers may come back."""
+        return self._link.proxy
+
     async def get(self, url: Url, fields: Sequence[tuple[str, str]]) -> tuple[Head, Body]:
         """Send ``GET url`` with ``fields`` (Host is added) and read the head of the answer.
 
         Raises Stalled when the head is not complete within the first-byte timeout, ConnectionLost, ProtocolViolation.
         ``answered`` then tells whether any byte of an answer came."""
         codec = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._config.head_bytes_max)
-        request = _request_bytes(codec, url, fields)
+        request = _request_bytes(codec, url, fields, self._link.proxy)
         self.phase = Phase.ACTIVE
         self.answered = False
         self.exchanges += 1
@@ -102,7 +112,18 @@ class Connection:
             if head is not None:
                 return head, reader.leftover
 
+    def tcp_facts(self) -> TcpFacts | None:
+        """What the kernel tells of its line."""
+        return self._link.tcp_facts()
+
+    def set_pace(self, pace: Pace) -> None:
+        """Receive the present body under these caps; what came with its head counts too."""
+        if self._receiver is not None:
+            self._receiver.pace = pace
+        pace.owe(self._unasked)
+
     def _body(self, head: Head, codec: h11.Connection, leftover: bytes) -> Body:
+        self._unasked = len(leftover)
         self._receiver = receiver = Receiver(self._link, self._config)
         if head.framing is Framing.CHUNKED:
             return ChunkedBody(receiver, codec, leftover, self._config)
@@ -121,8 +142,9 @@ class Connection:
 
 class Exchange:
     """One answer: its head, then its body through :meth:`fill`. ``url`` is where it came from in the end;
-    ``permanent_url`` the last URL reached by permanent redirects only, or None. Release it, or close it, exactly when
-    done; both may be called again, and at any time."""
+    ``permanent_url`` the last URL reached by permanent redirects only, or None; ``sent_fields`` are the caller's that
+    were still sent there, ``named`` as for :meth:`Client.open`. ``digest`` checks the body as it is
+    filled. Release it, or close it, exactly when done; both may be called again, and at any time."""
 
     def __init__(
         self,
@@ -136,6 +158,9 @@ class Exchange:
         self.url = url
         self.permanent_url: Url | None = None
         self.redirected = False
+        self.sent_fields: tuple[tuple[str, str], ...] = ()
+        self.named = True
+        self.digest: BodyDigest | None = None
         self._connection = connection
         self._body = body
         self._done: Callable[[Connection, bool], None] | None = done
@@ -163,6 +188,14 @@ class Exchange:
         """Receive system calls of the connection so far, for measurements."""
         return self._connection.receive_calls
 
+    def tcp_facts(self) -> TcpFacts | None:
+        """What the kernel tells of the line; None when nothing, or when it was given back."""
+        return None if self._done is None else self._connection.tcp_facts()
+
+    def set_pace(self, pace: Pace) -> None:
+        """Receive the body under these caps."""
+        self._connection.set_pace(pace)
+
     def expect(self, length: int) -> None:
         """Hold a body of unstated length to ``length`` bytes: fewer is ConnectionLost, more a ProtocolViolation."""
         if length < self.received:
@@ -172,9 +205,11 @@ class Exchange:
     async def fill(self, view: memoryview) -> int:
         """Fill ``view`` with body bytes and return how many; fewer than asked only when the body properly ended.
 
-        Raises ConnectionLost (ended early), Stalled, ProtocolViolation. After an error or a cancellation what is in the
-        buffer is lost, and the exchange can only be released."""
+        Raises ConnectionLost (ended early), Stalled, ProtocolViolation, CorruptBody. After an error or a cancellation
+        what is in the buffer is lost, and the exchange can only be released."""
         await trio.lowlevel.checkpoint_if_cancelled()  # bytes that need no waiting must not hide a cancellation
+        if self.digest is not None:
+            return await self._fill_checked(view, self.digest)
         if self._expected is None:
             return await self._body.fill(view)
         left = self._expected - self.received
@@ -185,6 +220,17 @@ class Exchange:
             raise ConnectionLost(f"the body ended after {self.received} of {self._expected} bytes")
         if got == left and self.framing is Framing.CHUNKED and await self._body.fill(memoryview(bytearray(1))):
             raise ProtocolViolation(f"the body goes on after the {self._expected} bytes it should have")
+        return got
+
+    async def _fill_checked(self, view: memoryview, digest: BodyDigest) -> int:
+        self.digest = None
+        got = await self.fill(view)
+        self.digest = digest
+        with view[:got] as part:
+            await digest.update(part)
+        if got < len(view) or self.body_left == 0:
+            self.digest = None
+            digest.finish()
         return got
 
     def release(self) -> None:
@@ -199,10 +245,14 @@ class Exchange:
         await trio.lowlevel.checkpoint()
 
 
-def _request_bytes(codec: h11.Connection, url: Url, fields: Sequence[tuple[str, str]]) -> bytes:
-    """The request in bytes, made and checked by h11; anything it refuses could never be sent (M17)."""
+def _request_bytes(
+    codec: h11.Connection, url: Url, fields: Sequence[tuple[str, str]], proxy: Proxy | None = None
+) -> bytes:
+    """The request in bytes, made and checked by h11; anything it refuses could never be sent (M17). A ``proxy`` gets
+    the whole URL and its own fields with it."""
+    target, own = (url.target, ()) if proxy is None else (str(url), proxy.fields)
     try:
-        request = h11.Request(method="GET", target=url.target, headers=[("Host", url.host_header), *fields])
+        request = h11.Request(method="GET", target=target, headers=[("Host", url.host_header), *fields, *own])
         return (codec.send(request) or b"") + (codec.send(h11.EndOfMessage()) or b"")
     except (h11.LocalProtocolError, UnicodeError) as error:
         raise InvalidRequest(f"the request cannot be sent: {str(error)[:80]}") from error

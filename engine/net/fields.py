@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from email.message import Message
 from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from functools import lru_cache
@@ -102,11 +103,12 @@ def parse_retry_after(text: str, *, now: float, longest_s: float) -> float | Non
 
 @lru_cache(maxsize=256)  # a server's files share their dates, and its answers of one second theirs
 def parse_date(text: str) -> float | None:
-    """An HTTP date as seconds since the epoch, or None."""
+    """An HTTP date as seconds since the epoch, or None. One without a zone (the form of C's asctime) is in GMT."""
     if not 0 < len(text) <= 64 or not text.isascii():
         return None
     try:
-        return parsedate_to_datetime(text).timestamp()
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
 
@@ -129,7 +131,7 @@ def disposition_filename(text: str) -> str:
     message = Message()
     message["Content-Disposition"] = text
     found: list[str | tuple[str | None, str | None, str]] = [
-        value for key, value in message.get_params([], "content-disposition") if key.lower() == "filename"
+        value for key, value in _parameters(message) if key.lower() == "filename"
     ]
     found.sort(key=lambda value: not isinstance(value, tuple))  # the extended form arrives as (charset, language, text)
     if not found:
@@ -142,6 +144,15 @@ def disposition_filename(text: str) -> str:
     else:
         return ""
     return name[:NAME_CHARS_MAX] if _is_text(name) else ""
+
+
+def _parameters(message: Message) -> list[tuple[str, str | tuple[str | None, str | None, str]]]:
+    """The field's parameters; none where it is so malformed that Python's parser fails on it with whatever comes
+    (numbered pieces beside one without a number)."""
+    try:
+        return message.get_params([], "content-disposition")
+    except (TypeError, ValueError, IndexError, AttributeError):
+        return []
 
 
 def _is_text(name: str) -> bool:

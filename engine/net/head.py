@@ -8,7 +8,7 @@ and only then given to h11, which parses the very same bytes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import h11
@@ -27,8 +27,9 @@ _SHOWN_BYTES = 60
 _ASCII_FIELDS = frozenset(
     {b"connection", b"content-encoding", b"content-length", b"content-range", b"transfer-encoding"}
 )
-_BODYLESS = frozenset({204, 304})
 _SWITCHING_PROTOCOLS = 101
+_NO_CONTENT = 204
+_BODYLESS = frozenset({_NO_CONTENT, 304})
 
 
 class Framing(Enum):
@@ -42,10 +43,11 @@ class Framing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A final answer's head. Field names are lower case; values are text with one character per byte."""
+    """A final answer's head. Field names are lower case; values are text with one character per byte, and not shown:
+    a Location or a cookie may be as good as a password."""
 
     status: int
-    fields: tuple[tuple[str, str], ...]
+    fields: tuple[tuple[str, str], ...] = field(repr=False)
     framing: Framing
     length: int | None
     keep_alive: bool
@@ -168,6 +170,10 @@ def _framing(fields: list[tuple[str, str]], status: int, version: bytes, config:
     length = parse_count(lengths[0]) if lengths else None
     if lengths and (length is None or length > config.part_bytes_max):
         raise ProtocolViolation(f"the content length {lengths[0][:_SHOWN_BYTES]!r} is not a size", status=status)
+    if status < 200 and (lengths or codings):
+        raise ProtocolViolation("an interim answer declares a body", status=status)
+    if status == _NO_CONTENT and (codings or length):  # whether a body follows, parsers disagree: nothing else may
+        return Framing.EOF, None
     if status < 200 or status in _BODYLESS:
         return Framing.NONE, None
     if codings:

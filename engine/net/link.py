@@ -9,24 +9,51 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
-from engine.errors import ConnectionLost, EngineClosed
+from engine.errors import ConnectionLost, EngineClosed, TlsError
+from engine.net.tcp import TcpFacts, bound_receive_buffer, tcp_facts
+
+if TYPE_CHECKING:  # that one opens its tunnels over links
+    from engine.net.proxy import Proxy
+
+# OpenSSL's words for what a server says that wants a certificate of this side; in TLS 1.3 behind the handshake.
+_CERTIFICATE_ALERTS = frozenset(
+    {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV1_ALERT_UNKNOWN_CA",
+    }
+)
 
 
 class Link:
     """Owns ``sock`` (connected, non-blocking; TLS already agreed) and closes it. Every failure of the line is raised as
-    ConnectionLost, use after :meth:`close` as EngineClosed."""
+    ConnectionLost, use after :meth:`close` as EngineClosed; a server that wants another certificate of this side, or
+    any, as TlsError. ``proxy``: the one that passes each request on, and has to be told the whole URL."""
 
-    def __init__(self, sock: socket.socket, keep_session: Callable[[ssl.SSLSession], None] | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        keep_session: Callable[[ssl.SSLSession], None] | None = None,
+        *,
+        proxy: Proxy | None = None,
+    ) -> None:
+        self.proxy = proxy
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._keep_session = keep_session
-        self._broken: ConnectionLost | None = None
+        self._broken: ConnectionLost | TlsError | None = None
         self._wants_write = False
         self._closed = False
         self.receive_calls = 0
+        self.buffer_bytes: int | None = None
 
     @property
     def resumed(self) -> bool:
@@ -53,7 +80,7 @@ class Link:
                 self._wants_write = False
                 await self.wait_ready()
             except OSError as error:
-                raise ConnectionLost(f"the connection broke while sending: {_reason(error)}") from error
+                raise _broken("sending", error) from error
         self._wants_write = False
 
     def receive_nowait(self, view: memoryview) -> int | None:
@@ -70,7 +97,7 @@ class Link:
         except ssl.SSLWantWriteError:
             self._wants_write = True
         except OSError as error:
-            raise ConnectionLost(f"the connection broke while receiving: {_reason(error)}") from error
+            raise _broken("receiving", error) from error
         return None
 
     def _receive_records(self, view: memoryview) -> int | None:
@@ -79,11 +106,12 @@ class Link:
         if self._broken is not None:
             raise self._broken
         receive = self._sock.recv_into
-        total, size = 0, len(view)
+        total, size, rest = 0, len(view), view[:0]
         try:
             while total < size:
                 self.receive_calls += 1
-                count = receive(view[total:])
+                rest = view[total:]
+                count = receive(rest)
                 if count == 0:
                     break  # asked again, it is the end again
                 total += count
@@ -94,7 +122,8 @@ class Link:
             self._wants_write = True
             return total or None
         except OSError as error:
-            broken = ConnectionLost(f"the connection broke while receiving: {_reason(error)}")
+            rest.release()  # the traceback holds it, and with it the caller's buffer
+            broken = _broken("receiving", error)
             broken.__cause__ = error
             if total == 0:
                 raise broken from error
@@ -131,6 +160,20 @@ class Link:
         except OSError as error:
             raise ConnectionLost(f"the connection broke: {_reason(error)}") from error
 
+    def tcp_facts(self) -> TcpFacts | None:
+        """What the kernel tells of the line; None when nothing."""
+        return None if self._closed else tcp_facts(self._sock)
+
+    def bound_buffer(self, size: int | None) -> None:
+        """Have the kernel buffer about ``size`` bytes, or as many as it likes. Half or twice of what it was told is the
+        same: no system call."""
+        told = self.buffer_bytes
+        if size == told or (size is not None and told is not None and told < 2 * size < 4 * told):
+            return
+        self._refuse_closed()
+        self.buffer_bytes = size
+        bound_receive_buffer(self._sock, size)
+
     def readable_now(self) -> bool:
         """Whether there is something to read: bytes, the end of the stream, or an error."""
         if self._closed:
@@ -151,6 +194,13 @@ class Link:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise EngineClosed("the connection was closed by this side")
+
+
+def _broken(while_: str, error: OSError) -> ConnectionLost | TlsError:
+    if isinstance(error, ssl.SSLError) and error.reason in _CERTIFICATE_ALERTS:
+        words = error.reason.partition("ALERT_")[2].lower().replace("_", " ")
+        return TlsError(f"the server does not accept this side's client certificate, or the lack of one: {words}")
+    return ConnectionLost(f"the connection broke while {while_}: {_reason(error)}")
 
 
 def _reason(error: OSError) -> str:

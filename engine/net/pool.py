@@ -8,22 +8,14 @@ hold no slot; the oldest makes room when the total would be exceeded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import trio
 
 from engine.config import Config
 from engine.errors import EngineClosed
 from engine.net.connection import Connection
-from engine.net.dialer import Dialer
+from engine.net.dialer import Dialer, Route
 from engine.net.url import Origin
-
-
-class PoolKey(NamedTuple):
-    """The full security context of a connection (S41): two exchanges share one only when all of it is equal."""
-
-    origin: Origin
-    tls: str
 
 
 class _HostSlots:
@@ -37,15 +29,15 @@ class _HostSlots:
 
 
 class Pool:
-    """Connections by key, at most ``connections_max`` open at once, and ``connections_per_host`` borrowed of a host."""
+    """Connections by route, at most ``connections_max`` open at once, ``connections_per_host`` borrowed of a host."""
 
     def __init__(self, config: Config, dialer: Dialer) -> None:
         self._config = config
         self._dialer = dialer
         self._slots = trio.Semaphore(config.connections_max, max_value=config.connections_max)
         self._hosts: dict[str, _HostSlots] = {}
-        self._idle: list[tuple[PoolKey, Connection]] = []  # the longest idle first
-        self._active: dict[Connection, PoolKey] = {}
+        self._idle: list[tuple[Route, Connection]] = []  # the longest idle first
+        self._active: dict[Connection, Route] = {}
         self._connecting = 0
         self._closed = False
         self.opened = 0
@@ -54,17 +46,18 @@ class Pool:
         counts = f"active={len(self._active)} connecting={self._connecting} idle={len(self._idle)}"
         return f"<Pool {counts} opened={self.opened}>"
 
-    async def acquire(self, origin: Origin, *, fresh: bool = False) -> Connection:
+    async def acquire(self, origin: Origin, *, fresh: bool = False, named: bool = False) -> Connection:
         """An idle connection to ``origin``, or a new one (always with ``fresh``). Waits in line while all are borrowed.
-        Give it back with :meth:`release`. Raises EngineClosed and what the dialer raises."""
+        ``named``: the caller put the origin into a request himself. Give it back with :meth:`release`. Raises
+        EngineClosed and what the dialer raises."""
         await self._take_slots(origin.host)
         try:
             self._refuse_closed()
-            key = PoolKey(origin, self._dialer.label if origin.scheme == "https" else "")
-            connection = None if fresh else self._take_idle(key)
+            route = self._dialer.route(origin, named=named)
+            connection = None if fresh else self._take_idle(route)
             if connection is None:
-                connection = await self._open(origin)
-            self._active[connection] = key
+                connection = await self._open(route)
+            self._active[connection] = route
         except BaseException:
             self._give_slots(origin.host)
             raise
@@ -72,14 +65,22 @@ class Pool:
 
     def release(self, connection: Connection, reusable: bool) -> None:
         """Take a borrowed connection back. One that is not ``reusable`` has been closed."""
-        key = self._active.pop(connection)
-        self._give_slots(key.origin.host)
+        route = self._active.pop(connection)
+        self._give_slots(route.origin.host)
         if not reusable:
             return
-        self._idle.append((key, connection))
-        self._close(surplus_of([k for k, _ in self._idle], key, self._config.idle_connections_per_host))
+        self._idle.append((route, connection))
+        self._close(surplus_of([other for other, _ in self._idle], route, self._config.idle_connections_per_host))
         if self._closed:
             self._close(range(len(self._idle)))
+
+    def drop_idle(self) -> None:
+        """The line is another one: what is idle may lead nowhere, and would only be found out by waiting."""
+        self._close(range(len(self._idle)))
+
+    def borrowed(self, host: str) -> int:
+        """How many connections to a host are in use."""
+        return sum(1 for route in self._active.values() if route.origin.host == host)
 
     async def aclose(self) -> None:
         """Close every connection; who uses one gets EngineClosed."""
@@ -118,12 +119,12 @@ class Pool:
         if own.users == 0:
             del self._hosts[host]
 
-    async def _open(self, origin: Origin) -> Connection:
+    async def _open(self, route: Route) -> Connection:
         room = self._config.connections_max - len(self._active) - self._connecting - 1
         self._close(range(max(0, len(self._idle) - room)))
         self._connecting += 1
         try:
-            link = await self._dialer.connect(origin)
+            link = await self._dialer.connect(route)
         finally:
             self._connecting -= 1
         connection = Connection(link, self._config)
@@ -133,11 +134,11 @@ class Pool:
         self.opened += 1
         return connection
 
-    def _take_idle(self, key: PoolKey) -> Connection | None:
+    def _take_idle(self, route: Route) -> Connection | None:
         """The most recently used usable one; what is expired or not silent is closed on the way."""
         ages = [connection.idle_since for _, connection in self._idle]
         self._close(expired(ages, trio.current_time(), self._config.idle_connection_s))
-        for index in candidates([k for k, _ in self._idle], key):
+        for index in candidates([other for other, _ in self._idle], route):
             connection = self._idle[index][1]
             if connection.usable():
                 del self._idle[index]
@@ -159,12 +160,12 @@ def expired(idle_since: Sequence[float], now: float, limit_s: float) -> list[int
     return [index for index, since in enumerate(idle_since) if now - since > limit_s]
 
 
-def candidates(keys: Sequence[PoolKey], key: PoolKey) -> list[int]:
-    """Which idle connections could carry an exchange of ``key``, the most recently used first."""
-    return [index for index in reversed(range(len(keys))) if keys[index] == key]
+def candidates(routes: Sequence[Route], route: Route) -> list[int]:
+    """Which idle connections could carry an exchange along ``route``, the most recently used first."""
+    return [index for index in reversed(range(len(routes))) if routes[index] == route]
 
 
-def surplus_of(keys: Sequence[PoolKey], key: PoolKey, limit: int) -> list[int]:
-    """Which idle connections of ``key`` are beyond ``limit``, the longest idle first."""
-    mine = [index for index, other in enumerate(keys) if other == key]
+def surplus_of(routes: Sequence[Route], route: Route, limit: int) -> list[int]:
+    """Which idle connections along ``route`` are beyond ``limit``, the longest idle first."""
+    mine = [index for index, other in enumerate(routes) if other == route]
     return mine[: max(0, len(mine) - limit)]

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from engine.errors import BadRedirect
+from engine.errors import AddressRefused, BadRedirect
 from engine.net.head import Head
-from engine.net.url import Url, resolve_location
+from engine.net.url import FOREIGN_PORTS, Origin, Url, resolve_location
 
 FOLLOWED = frozenset({301, 302, 303, 307, 308})
 PERMANENT = frozenset({301, 308})
 
 
 class Trail:
-    """The way from the URL asked for to the one that answers."""
+    """The way from the URL asked for to the one that answers.
 
-    def __init__(self, start: Url, fields: Sequence[tuple[str, str]], hops_max: int) -> None:
+    ``fields`` are the caller's, sent as long as every hop is of an origin in ``home``. ``named``: the caller himself
+    put ``start`` into a request; that holds until a hop leaves its origin.
+    """
+
+    def __init__(
+        self,
+        start: Url,
+        fields: Sequence[tuple[str, str]],
+        hops_max: int,
+        *,
+        home: Collection[Origin] | None = None,
+        named: bool = True,
+    ) -> None:
         self.url = start
-        self.fields = tuple(fields)
+        self._home = (start.origin,) if home is None else home
+        self.fields = tuple(fields) if home is None or start.origin in home else ()
+        self.named = named
         self.permanent_url: Url | None = None
         self._permanent = True
         self._seen = {start}
@@ -29,8 +43,9 @@ class Trail:
         return len(self._seen) > 1
 
     def follow(self, head: Head) -> None:
-        """Go where ``head`` points. The caller's fields are dropped for good when the origin changes (S33). Raises
-        BadRedirect: no or several Locations, a refused one, a loop, too many hops."""
+        """Go where ``head`` points. The caller's fields are dropped for good when a hop leaves their origins: who could
+        send us back there would choose what they are used for (S33). Raises BadRedirect: no or several Locations, a
+        refused one, a loop, too many hops; AddressRefused for a port of another protocol."""
         locations = head.get_all("location")
         if len(locations) != 1:
             raise BadRedirect(f"{self.url.redacted()} answers {head.status} without one Location", status=head.status)
@@ -42,7 +57,15 @@ class Trail:
                 f"more than {self._hops_max} redirects, the last to {target.redacted()}", status=head.status
             )
         if target.origin != self.url.origin:
-            self.fields = ()
+            self.named = False
+            if target.origin not in self._home:
+                self.fields = ()
+            if target.port in FOREIGN_PORTS:
+                raise AddressRefused(
+                    f"{self.url.redacted()} redirects to port {target.port}, which belongs to another protocol",
+                    status=head.status,
+                    by_server=True,
+                )
         self._permanent = self._permanent and head.status in PERMANENT
         if self._permanent:
             self.permanent_url = target

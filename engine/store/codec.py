@@ -9,13 +9,16 @@ from __future__ import annotations
 import struct
 import zlib
 from enum import Enum
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import msgspec
 from blake3 import blake3
 
-from engine.errors import BadRecord
+from engine.errors import BadRecord, UnknownEntry
 
+# What msgspec raises for bytes that are no such record: its own errors, and Python's for bad UTF-8 and for deep nesting.
+DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 FORMAT: Final = 1
 KEY_BYTES: Final = 16
 PART_KEY_BYTES: Final = KEY_BYTES + 2
@@ -106,13 +109,18 @@ def decode(payload: Payload, kind: type[Record]) -> Record:
     """The record in ``payload``. Raises BadRecord."""
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise BadRecord(f"a {kind.__name__} does not decode: {error}") from error
 
 
+@lru_cache(maxsize=4096)
 def entry_key(entry_id: str) -> bytes:
-    """The 16-byte key of an id (fault catalogue L18: an id may be longer than LMDB's keys)."""
-    return blake3(entry_id.encode()).digest(length=KEY_BYTES)
+    """The 16-byte key of an id (L18: an id may be longer than LMDB's keys). Raises UnknownEntry for what
+    can be none's."""
+    try:
+        return blake3(entry_id.encode()).digest(length=KEY_BYTES)
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise UnknownEntry(f"no entry has the id {entry_id!r}") from error
 
 
 def part_key(entry: bytes, part_index: int) -> bytes:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import msgspec
 
-from engine.errors import BadRecord
+from engine.errors import BadRecord, StaleEpoch
 from engine.model.chunks import CV_BYTES, CVS_PER_PAGE, ChunkGrid
 from engine.model.records import PartRecord
 from engine.store import entries, pages, parts, suspects
@@ -56,6 +56,23 @@ def commit_group(txn: Txn, batch: Sequence[ChunkCommit]) -> list[PartRecord | No
     if lines:
         suspects.collect(txn, lines, size)
     return done
+
+
+def commit_whole(txn: Txn, part: PartRecord, commit: ChunkCommit) -> PartRecord:
+    """The part record, and the one chunk that the part consists of; nothing is known of it but its reset. Raises
+    UnknownEntry, StaleEpoch."""
+    entries.require(txn, commit.id, commit.epoch)
+    kept = parts.require(txn, commit.id, commit.part_index)
+    [(index, digest, size)] = commit.chunks
+    if kept.generation != commit.generation or kept.chunks_done or index:
+        raise StaleEpoch(f"part {commit.part_index} of '{commit.id}' began anew")
+    stored = msgspec.structs.replace(
+        part, chunks_done=1, bytes_done=size, unsynced_boot="" if commit.synced else commit.boot_id
+    )
+    pages.put_sole(txn, commit.id, commit.part_index, digest)
+    parts.store(txn, commit.id, stored, was_unsynced=kept.unsynced_boot)
+    suspects.collect(txn, [suspects.SuspectLine(commit.id, commit.part_index, commit.generation, ((0, 1),))], size)
+    return stored
 
 
 def clear(txn: Txn, entry_id: str, part_index: int, runs: Sequence[tuple[int, int]]) -> PartRecord:

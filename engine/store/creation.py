@@ -20,7 +20,7 @@ from engine.store.txn import Handles, Txn
 
 STORE_NAME: Final = "store"
 UNFINISHED: Final = "store.tmp-"
-_UUID: Final = b"uuid"
+UUID_KEY: Final = b"uuid"
 
 
 def ensure_store(root: str, map_bytes: int, files: FileSystem) -> str:
@@ -40,7 +40,7 @@ def ensure_store(root: str, map_bytes: int, files: FileSystem) -> str:
 
 def read_uuid(txn: Txn) -> str:
     """The store's own id, given when it was made: tells it from a copy or another disk's. Raises BadRecord."""
-    return (txn.get(Table.META, _UUID) or b"").decode()
+    return (txn.get(Table.META, UUID_KEY) or b"").decode()
 
 
 def _create(root: str, map_bytes: int, files: FileSystem) -> None:
@@ -71,7 +71,7 @@ def _fill(environment: lmdb.Environment, identity: str) -> None:
         try:
             handles: Handles = open_handles(environment, create=True)
             with environment.begin(write=True) as raw:
-                Txn(raw, handles, DamageLog()).put(Table.META, _UUID, identity.encode())
+                Txn(raw, handles, DamageLog()).put(Table.META, UUID_KEY, identity.encode())
                 write_version(raw, handles[Table.META], SCHEMA_VERSION)
         except lmdb.MapFullError:
             environment.set_mapsize(int(environment.info()["map_size"]) * 2)

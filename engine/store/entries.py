@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from engine.errors import BadRecord, EntryExists, InvalidRequest, StaleEpoch, StoreCorrupt, UnknownEntry
+from engine.model.line_policy import ANY_LINE, LinePolicy
 from engine.model.records import DownloadEntry, OfflineEntry
 from engine.model.states import NEW_EPOCH, Event, Reason, State, advance
 from engine.store import links, parts, resets
 from engine.store.codec import Table, decode, encode, entry_key, number_key, number_of, scope_key, state_key
+from engine.store.environment import Environment
 from engine.store.txn import Txn
 
 _NEXT_SEQUENCE: Final = b"next_sequence"
@@ -30,10 +33,20 @@ def find(txn: Txn, entry_id: str) -> DownloadEntry | None:
         payload = txn.get(Table.ENTRIES, key)
         if payload is None:
             return None
-        entry = decode(payload, DownloadEntry)
+        return _own(entry_id, payload)
     except BadRecord as error:
         txn.note(Table.ENTRIES, key, entry_id, str(error))
         raise BadRecord(f"the record of '{entry_id}' is damaged: {error}") from error
+
+
+def recalled(environment: Environment, entry_id: str) -> DownloadEntry | None:
+    """The entry as it was written lately; None when it has to be read."""
+    payload = environment.recall(Table.ENTRIES, entry_key(entry_id))
+    return None if payload is None else _own(entry_id, payload)
+
+
+def _own(entry_id: str, payload: bytes) -> DownloadEntry:
+    entry = decode(payload, DownloadEntry)
     if entry.id != entry_id:
         raise StoreCorrupt(f"'{entry_id}' and '{entry.id}' have the same key")
     return entry
@@ -128,7 +141,13 @@ def transition(
     guarded = (_GUARDED | {"state_reason"}) & changes.keys()
     if guarded:
         raise ValueError(f"transition() does not take {', '.join(sorted(guarded))}; the reason is 'reason'")
-    old = require(txn, entry_id, epoch)
+    return move(txn, require(txn, entry_id, epoch), event, now=now, reason=reason, changes=changes)
+
+
+def move(
+    txn: Txn, old: DownloadEntry, event: Event, *, now: float, reason: Reason, changes: Mapping[str, Any]
+) -> DownloadEntry:
+    """:func:`transition` of an entry that this transaction has read. Raises IllegalTransition."""
     target = advance(old.state, event)
     moved: dict[str, Any] = {
         "updated_at": now,
@@ -140,8 +159,8 @@ def transition(
         "epoch": old.epoch + 1 if event in NEW_EPOCH else old.epoch,
     }
     new = msgspec.structs.replace(old, **moved)
-    key = entry_key(entry_id)
-    txn.delete(Table.BY_STATE, _state_place(old))
+    key = entry_key(old.id)
+    txn.discard(Table.BY_STATE, _state_place(old))
     txn.put(Table.BY_STATE, _state_place(new), key)
     txn.put(Table.ENTRIES, key, encode(new))
     return new
@@ -222,6 +241,9 @@ class PendingLine(msgspec.Struct, frozen=True):
     destination_is_folder: bool = True
     sources: tuple[str, ...] = ()
     group_id: str = ""
+    bytes_total: int | None = None
+    expected_length: int | None = None
+    line: LinePolicy = ANY_LINE
 
 
 def pending(txn: Txn, first: int = 0, limit: int | None = None) -> list[PendingLine]:
@@ -293,7 +315,7 @@ def of_scope(txn: Txn, scope: str) -> Iterator[DownloadEntry]:
     """The sound entries of a scope, in order of adding; do not change them while it runs."""
     prefix = scope_key(scope)
     for _, key in txn.walk(Table.BY_SCOPE, prefix):
-        entry = _at(txn, bytes(key)) if key is not None else None
+        entry = at(txn, bytes(key)) if key is not None else None
         if entry is not None and entry.scope == scope:
             yield entry
 
@@ -305,7 +327,7 @@ def _from(txn: Txn, state: State | None, first: int) -> Iterator[DownloadEntry]:
         if key is None:
             continue
         owned = bytes(key)
-        entry = _at(txn, owned)
+        entry = at(txn, owned)
         if entry is None:
             continue
         if entry.sequence == number_of(place) and (state is None or entry.state == state):
@@ -314,7 +336,8 @@ def _from(txn: Txn, state: State | None, first: int) -> Iterator[DownloadEntry]:
             txn.note(table, place, entry.id, "an index names an entry that has another place")
 
 
-def _at(txn: Txn, key: bytes) -> DownloadEntry | None:
+def at(txn: Txn, key: bytes) -> DownloadEntry | None:
+    """The entry under a key that an index names; None when it is damaged or not there, which is noted."""
     try:
         payload = txn.get(Table.ENTRIES, key)
         if payload is not None:
@@ -340,7 +363,10 @@ def _scope_place(entry: DownloadEntry) -> bytes:
 
 
 def _state_place(entry: DownloadEntry) -> bytes:
-    return state_key(entry.state.value) + number_key(entry.sequence)
+    return _prefix_of(entry.state.value) + number_key(entry.sequence)
+
+
+_prefix_of = lru_cache(maxsize=64)(state_key)
 
 
 def newest_sequence(txn: Txn) -> int:

@@ -11,17 +11,18 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Final, TypeVar
 
 import lmdb
 
-from engine.errors import BadRecord, EngineClosed, EngineError, ForkedProcess, NoSpace
+from engine.errors import BadRecord, EngineClosed, EngineError, ForkedProcess, NoSpace, StoreGone
 from engine.files.filesystem import FileSystem
 from engine.store.codec import Table
 from engine.store.damage import DamageLog
-from engine.store.opening import open_handles, open_raw
+from engine.store.opening import DATA_NAME, open_handles, open_raw
 from engine.store.translate import translate, translated
-from engine.store.txn import Handles, Txn
+from engine.store.txn import REMEMBERED_MAX, Handles, Recent, Txn, WriteTxn
 
 Result = TypeVar("Result")
 
@@ -35,24 +36,23 @@ _NUMBER_BYTES: Final = 8
 
 
 class _Gate:
-    """Many may pass together, or one alone."""
+    """Many may pass together (``with gate``), or one alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
         self._closed = False
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         with self._changed:
             while self._closed:
                 self._changed.wait()
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._closed:
                 self._changed.notify_all()
 
     @contextmanager
@@ -88,6 +88,8 @@ class Environment:
         ``guest``: this process writes beside the owner, and signs its transactions, so that nobody takes one for his.
         """
         self.path = path
+        self._data = os.path.join(path, DATA_NAME)
+        self._place: tuple[int, int] | None = None
         self.damages = DamageLog()
         self._files = files
         self._map_bytes = map_bytes
@@ -97,6 +99,7 @@ class Environment:
         self._gate = _Gate()
         self._writing = threading.RLock()
         self._group: tuple[int, Txn] | None = None
+        self._recent: Recent = {}
         self._opened = 0
         self._raw: lmdb.Environment | None = None
         self._handles: Handles = {}
@@ -108,6 +111,11 @@ class Environment:
         if not buffers and (group := self._open_group()) is not None:
             return work(group)
         return self._repeated(lambda: self._read_once(work, buffers), f"read the store {self.path}")
+
+    def recall(self, table: Table, key: bytes) -> bytes | None:
+        """The payload, when it is known without reading: it was written lately, and is committed."""
+        self._check()
+        return None if self._open_group() is not None else self._recent.get((table, key))
 
     def write(self, work: Callable[[Txn], Result]) -> Result:
         """Run ``work`` in one write transaction and commit it durably. ``work`` runs again when the map had to grow.
@@ -165,12 +173,12 @@ class Environment:
     @property
     def map_bytes(self) -> int:
         """The size of the memory map now."""
-        with self._gate.shared():
+        with self._gate:
             return int(self._environment().info()["map_size"])
 
     def reader_check(self) -> int:
         """Free the reader slots of dead processes (L2); returns how many there were."""
-        with self._gate.shared(), translated(f"check the readers of {self.path}"):
+        with self._gate, translated(f"check the readers of {self.path}"):
             return self._environment().reader_check()
 
     def close(self) -> None:
@@ -184,6 +192,16 @@ class Environment:
         if os.getpid() != self._pid:
             raise ForkedProcess(f"the store {self.path} was opened by process {self._pid}, not by this child of it")
 
+    def _check_place(self) -> None:
+        """Raise StoreGone when the data file is not where it was opened: a commit would go to a file that the next
+        start does not find (H14)."""
+        if self._identity() != self._place:
+            raise StoreGone(f"the store {self.path} was moved, replaced or deleted while it was open")
+
+    def _identity(self) -> tuple[int, int] | None:
+        info = self._files.stat_path(self._data)
+        return None if info is None else (info.st_dev, info.st_ino)
+
     def _environment(self) -> lmdb.Environment:
         if self._raw is None:
             raise EngineClosed("the store is closed")
@@ -193,6 +211,7 @@ class Environment:
         with translated(f"open the store {self.path}"):
             self._raw = open_raw(self.path, self._map_bytes, self._files, readonly=self._readonly)
             try:
+                self._place = self._place or self._identity()  # not anew for another file
                 self._handles = open_handles(self._raw, create=False)
             except BaseException:
                 self._shut()
@@ -202,6 +221,7 @@ class Environment:
     def _shut(self) -> None:
         raw, self._raw = self._raw, None
         self._handles = {}
+        self._recent = {}
         if raw is not None:
             raw.close()
 
@@ -231,7 +251,7 @@ class Environment:
         raise NoSpace(f"cannot {what}: its map is still full at {self.map_bytes} bytes")
 
     def _read_once(self, work: Callable[[Txn], Result], buffers: bool) -> Result:
-        with self._gate.shared():
+        with self._gate:
             environment = self._environment()
             raw = environment.begin(buffers=True) if buffers else environment.begin()
             try:
@@ -240,20 +260,23 @@ class Environment:
                 raw.commit()  # ends a reading one like an abort does, without its wait
 
     def _write_once(self, work: Callable[[Txn], Result]) -> Result:
+        self._check_place()
         seen = self._opened
         raw = self._environment().begin(write=True)
         try:
             number = raw.id()
-            txn = Txn(raw, self._handles, self.damages)
+            txn = WriteTxn(raw, self._handles, self.damages, self._recent)
             result = work(txn)
             for finish in txn.at_end.values():
                 finish()
             if self._guest:
                 _sign(txn, number)
+            txn.settle_all()
         except BaseException:
             with self._gate.alone():
                 raw.abort()
             raise
+        recent, self._recent = self._recent, {}  # nothing is remembered of a commit that fails
         try:
             raw.commit()
         except _REPAIRABLE:
@@ -262,6 +285,9 @@ class Environment:
             self._reopen(seen)
             if not self._landed(number):
                 raise
+            return result
+        if not self._guest:
+            self._recent = _remembered({} if txn.forgets else recent, txn.written)
         return result
 
     def _landed(self, number: int) -> bool:
@@ -300,6 +326,16 @@ class Environment:
             if self._opened == seen:
                 self._shut()
                 self._open()
+
+
+def _remembered(recent: Recent, written: Recent) -> Recent:
+    """The newest of both."""
+    for place, payload in written.items():
+        recent.pop(place, None)
+        recent[place] = payload
+    for place in list(islice(recent, max(0, len(recent) - REMEMBERED_MAX))):
+        del recent[place]
+    return recent
 
 
 def _signed(txn: Txn) -> list[int]:

@@ -9,7 +9,7 @@ from engine.model.groups import GroupRecord, GroupSort, GroupStatus, Member, Mem
 from engine.model.paging import Page
 from engine.model.records import DownloadEntry
 from engine.model.states import State
-from engine.store import groups, links, resets, scopes
+from engine.store import groups, links, quotas, resets, scopes
 from engine.store.environment import Environment
 from engine.store.txn import Txn
 
@@ -124,6 +124,14 @@ class GroupStore:
     def resetting(self, scope: str) -> bool:
         """Whether the scope is being reset."""
         return self._environment.read(lambda txn: resets.closed(txn, scope))
+
+    def set_quota(self, scope: str, quota_bytes: int | None) -> None:
+        """Record what the files of a scope may take together; None takes that back."""
+        self._environment.write(lambda txn: quotas.put(txn, scope, quota_bytes))
+
+    def quotas(self) -> dict[str, int]:
+        """The recorded quotas in bytes, by scope; a damaged one is left out."""
+        return self._environment.read(quotas.all_of)
 
     def unfinished_resets(self) -> list[str]:
         """Scopes whose reset has begun and not ended."""

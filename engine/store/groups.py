@@ -31,7 +31,7 @@ from engine.model.paging import Page
 from engine.model.records import ErrorRecord
 from engine.model.states import Reason, State
 from engine.store import links, resets
-from engine.store.codec import KEY_BYTES, PLACE_BYTES, Table, decode, encode, entry_key, scope_key
+from engine.store.codec import KEY_BYTES, PLACE_BYTES, Payload, Table, decode, encode, entry_key, scope_key
 from engine.store.paging import read_page
 from engine.store.txn import Txn
 
@@ -49,6 +49,7 @@ class _EntryLine(msgspec.Struct, frozen=True):
     state_reason: Reason = Reason.NONE
     bytes_total: int | None = None
     expected_length: int | None = None
+    attempt_count: int = 0
     last_error: ErrorRecord | None = None
 
 
@@ -136,7 +137,7 @@ def page(txn: Txn, scope: str, sort: GroupSort, after: str | None, limit: int) -
     """Groups of a scope. Raises InvalidRequest for a bad limit or cursor."""
     prefix = scope_key(scope) + (_TITLE if sort is GroupSort.TITLE else _ADDED)
 
-    def load(line: bytes) -> GroupRecord:
+    def load(line: bytes, _: Payload | None) -> GroupRecord:
         group = _group_at(txn, line[-KEY_BYTES:])
         if group is None or line not in _group_lines(line[-KEY_BYTES:], group):
             raise _stray(txn, line)
@@ -151,16 +152,17 @@ def members(txn: Txn, scope: str, group_id: str, sort: MemberSort, after: str | 
     require(txn, scope, group_id)
     key = group_key(scope, group_id)
     if sort is MemberSort.PLACE:
-        return read_page(txn, Table.MEMBERS, key, after, limit, lambda line: _listed(txn, _required(txn, line)))
+        return read_page(txn, Table.MEMBERS, key, after, limit, lambda *row: _listed(txn, _member(txn, *row)))
 
-    def load(line: bytes) -> Member:
+    kind, line_of = (_TITLE, _title_line) if sort is MemberSort.TITLE else (_ADDED, _added_line)
+
+    def load(line: bytes, _: Payload | None) -> Member:
         member = _required(txn, key + line[-PLACE_BYTES:])
-        if line not in _member_lines(key, member):
+        if line != line_of(key, member):
             raise _stray(txn, line)
         return _listed(txn, member)
 
-    prefix = key + (_TITLE if sort is MemberSort.TITLE else _ADDED)
-    return read_page(txn, Table.SORTED, prefix, after, limit, load)
+    return read_page(txn, Table.SORTED, key + kind, after, limit, load)
 
 
 def status(txn: Txn, scope: str, group_id: str) -> GroupStatus:
@@ -168,9 +170,9 @@ def status(txn: Txn, scope: str, group_id: str) -> GroupStatus:
     group = require(txn, scope, group_id)
     found: list[Member] = []
     damaged: list[str] = []
-    for line in txn.keys(Table.MEMBERS, group_key(scope, group_id)):
+    for line, payload in txn.walk(Table.MEMBERS, group_key(scope, group_id)):
         try:
-            found.append(_listed(txn, _required(txn, line)))
+            found.append(_listed(txn, _member(txn, line, payload)))
         except BadRecord as error:
             damaged.append(str(error))
     return status_of(group, found, tuple(damaged))
@@ -209,9 +211,9 @@ def _present(txn: Txn, key: bytes) -> tuple[dict[Place, MemberRecord], list[byte
     """The members of a group, and the places whose records are damaged."""
     sound: dict[Place, MemberRecord] = {}
     damaged: list[bytes] = []
-    for line in txn.keys(Table.MEMBERS, key):
+    for line, payload in txn.walk(Table.MEMBERS, key):
         try:
-            member = _required(txn, line)
+            member = _member(txn, line, payload)
         except BadRecord:  # noted
             damaged.append(line[KEY_BYTES:])
         else:
@@ -244,14 +246,27 @@ def _sound_groups(txn: Txn) -> Iterator[tuple[bytes, GroupRecord]]:
 
 def _required(txn: Txn, line: bytes) -> MemberRecord:
     """The member with this key. Raises BadRecord naming its place."""
-    volume, position = _PLACE.unpack(line[KEY_BYTES:])
+    payload, damage = None, "there is no record"
     try:
         payload = txn.get(Table.MEMBERS, line)
+    except BadRecord as error:
+        damage = str(error)
+    if payload is None:
+        txn.note(Table.MEMBERS, line, "", damage)
+    return _member(txn, line, payload)
+
+
+def _member(txn: Txn, line: bytes, payload: Payload | None) -> MemberRecord:
+    """The member in the row ``line``; a row that is not there, or was noted as damaged, has no payload. Raises
+    BadRecord naming its place."""
+    try:
         if payload is None:
-            raise BadRecord("there is no record")
+            raise BadRecord("there is no sound record")
         return decode(payload, MemberRecord)
     except BadRecord as error:
-        txn.note(Table.MEMBERS, line, "", str(error))
+        if payload is not None:
+            txn.note(Table.MEMBERS, line, "", str(error))
+        volume, position = _PLACE.unpack(line[KEY_BYTES:])
         raise BadRecord(f"the member at volume {volume}, position {position} is damaged: {error}") from error
 
 
@@ -283,6 +298,8 @@ def _sizes(txn: Txn, key: bytes, entry: _EntryLine) -> tuple[int, int | None]:
     """``(done, total)`` bytes of an entry; a complete one has all, of others the parts tell."""
     if entry.state is State.COMPLETED and entry.bytes_total is not None:
         return entry.bytes_total, entry.bytes_total
+    if entry.state is State.PENDING and entry.attempt_count == 0:  # its parts are made by its first attempt
+        return 0, entry.expected_length
     found = [decode(payload, _PartLine) for _, payload in txn.walk(Table.PARTS, key) if payload is not None]
     done = sum(part.bytes_done for part in found)
     lengths = [part.length for part in found if part.length is not None]
@@ -320,14 +337,25 @@ def _group_lines(key: bytes, group: GroupRecord) -> tuple[bytes, bytes]:
 
 
 def _member_lines(key: bytes, member: MemberRecord) -> tuple[bytes, bytes]:
-    place = _pack(member)
-    return key + _TITLE + _sort_title(member.title) + place, key + _ADDED + _sort_time(member.added_at) + place
+    return _title_line(key, member), _added_line(key, member)
+
+
+def _title_line(key: bytes, member: MemberRecord) -> bytes:
+    return key + _TITLE + _sort_title(member.title) + _pack(member)
+
+
+def _added_line(key: bytes, member: MemberRecord) -> bytes:
+    return key + _ADDED + _sort_time(member.added_at) + _pack(member)
 
 
 def _sort_title(title: str) -> bytes:
     """The title as it sorts: case does not count, a letter with an accent follows the one without (it is taken apart
     into both), and a shorter title comes before what it begins."""
-    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", title[:_SORT_TITLE_BYTES]).casefold())
+    folded = title[:_SORT_TITLE_BYTES]
+    if folded.isascii():  # nothing to take apart
+        folded = folded.lower()
+    else:
+        folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", folded).casefold())
     return folded.replace("\0", "\1").encode()[:_SORT_TITLE_BYTES] + b"\0"
 
 

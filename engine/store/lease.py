@@ -11,6 +11,7 @@ import msgspec
 
 from engine.errors import StoreBusy
 from engine.files.filesystem import FileSystem
+from engine.store.codec import DECODE_ERRORS
 
 LOCK_NAME: Final = "owner.lock"
 _TEXT_BYTES_MAX: Final = 4096
@@ -87,7 +88,7 @@ def read_owner(root: str, files: FileSystem) -> Owner | None:
 def _read_owner(files: FileSystem, fd: int) -> Owner | None:
     try:
         return msgspec.json.decode(files.read_at(fd, _TEXT_BYTES_MAX, 0), type=Owner)
-    except msgspec.DecodeError:
+    except DECODE_ERRORS:
         return None  # between the lock and the text of its holder
 
 

@@ -112,6 +112,13 @@ class PartPages:
             return b""
 
 
+def put_sole(txn: Txn, entry_id: str, part_index: int, digest: bytes) -> None:
+    """The bit and the digest of the only chunk of a part that had none."""
+    key = page_key(part_key(entry_key(entry_id), part_index), 0)
+    txn.put(Table.CVS, key, digest)
+    txn.put(Table.BITS, key, b"\x01")
+
+
 def read_bitmap(txn: Txn, entry_id: str, part_index: int, bit_count: int) -> Bitmap:
     """The part's bits; damaged pages are noted and read as clear."""
     joined = bytearray((bit_count + 7) // 8)

@@ -87,7 +87,7 @@ def store(txn: Txn, entry_id: str, part: PartRecord, *, was_unsynced: str | None
     if part.unsynced_boot:
         txn.put(Table.UNSYNCED, key, encode(UnsyncedRecord(entry_id, part.unsynced_boot)))
     else:
-        txn.delete(Table.UNSYNCED, key)
+        txn.discard(Table.UNSYNCED, key)
 
 
 def set_mark(txn: Txn, entry_id: str, part_index: int, generation: int, boot_id: str) -> bool:

@@ -6,7 +6,7 @@ from engine.errors import BadRecord
 from engine.model.paging import Page
 from engine.model.records import DownloadEntry, OfflineEntry
 from engine.model.states import State
-from engine.store.codec import Table, decode, number_of, scope_key
+from engine.store.codec import Payload, Table, decode, number_of, scope_key
 from engine.store.paging import read_page
 from engine.store.txn import Txn
 
@@ -15,8 +15,8 @@ def page(txn: Txn, scope: str, state: State | None, after: str | None, limit: in
     """Entries of a scope in order of adding, those behind the cursor ``after``; with a state, only those in it (the
     scope's others are looked at too). Raises InvalidRequest for a bad limit or cursor."""
 
-    def load(line: bytes) -> DownloadEntry | None:
-        entry = _entry(txn, line)
+    def load(line: bytes, key: Payload | None) -> DownloadEntry | None:
+        entry = _entry(txn, line, key)
         if entry.scope != scope or entry.sequence != number_of(line):
             detail = "an index names an entry that has another place"
             txn.note(Table.BY_SCOPE, line, entry.id, detail)
@@ -31,9 +31,9 @@ def damaged(txn: Txn, scope: str) -> tuple[list[str], int]:
     are."""
     ids: list[str] = []
     nameless = 0
-    for line in txn.keys(Table.BY_SCOPE, scope_key(scope)):
+    for line, key in txn.walk(Table.BY_SCOPE, scope_key(scope)):
         try:
-            _entry(txn, line)
+            _entry(txn, line, key)
         except BadRecord:  # noted
             entry_id = _id_of_offline(txn, line)
             if entry_id is None:
@@ -53,10 +53,10 @@ def _id_of_offline(txn: Txn, line: bytes) -> str | None:
         return None
 
 
-def _entry(txn: Txn, line: bytes) -> DownloadEntry:
-    key = b""
+def _entry(txn: Txn, line: bytes, named: Payload | None) -> DownloadEntry:
+    """The entry that a line of the index names; None for a damaged line, which was noted."""
+    key = b"" if named is None else bytes(named)
     try:
-        key = txn.get(Table.BY_SCOPE, line) or b""
         payload = txn.get(Table.ENTRIES, key) if key else None
         if payload is None:
             raise BadRecord("an index names an entry that is not there")

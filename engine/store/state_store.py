@@ -19,20 +19,22 @@ from engine.model.bitmap import Bitmap
 from engine.model.records import DownloadEntry, OfflineEntry, PartRecord
 from engine.model.states import Event, Reason, State
 from engine.store import commits, entries, pages, parts, suspects, tombstones
-from engine.store.codec import Table, entry_key
+from engine.store.bulk import BulkStore
+from engine.store.codec import Table, decode, entry_key
 from engine.store.commits import ChunkCommit
 from engine.store.creation import STORE_NAME, ensure_store, read_uuid
 from engine.store.damage import Damage
 from engine.store.entries import PendingLine
 from engine.store.environment import Environment
 from engine.store.group_store import GroupStore
+from engine.store.home import settle
 from engine.store.inbox import EngineInbox
 from engine.store.lease import Lease
 from engine.store.opening import DATA_NAME
 from engine.store.root import check_file_system, prepare_root
 from engine.store.schema import SCHEMA_VERSION, migrate, peek_version
 from engine.store.session import Session, begin_session, end_recheck, end_session, read_session
-from engine.store.structure import check_structure
+from engine.store.structure import check_as_owner, check_structure, leave_mark
 from engine.store.suspects import Suspects
 from engine.store.translate import translated
 from engine.store.txn import Txn
@@ -59,16 +61,20 @@ class StateStore:
         self._lease = lease
         self.session = session
         self.uuid = uuid
+        self.moved = ""  # what was done about a root that is not where it was, in words
+        self._leave_mark: Callable[[], None] = lambda: None
+        self.bulk = BulkStore(environment)
         self.groups = GroupStore(environment)
         self.inbox = EngineInbox(environment)
         self.tombstones = tombstones.Tombstones(environment)
         self.usage = UsageStore(environment)
 
     @classmethod
-    def open(cls, root: str, config: Config, files: FileSystem, *, now: float) -> StateStore:
-        """Take the root's lease and open its store, made when there is none; an older schema is brought up to date.
+    def open(cls, root: str, config: Config, files: FileSystem, *, now: float, adopt: bool = False) -> StateStore:
+        """Take the root's lease and open its store, made when there is none; an older schema is brought up to date, and
+        so are the paths of a root that was moved. ``adopt``: a copy of another root becomes a library of its own.
 
-        Raises StoreBusy, StoreTooNew, StoreCorrupt (all: nothing was changed), StoreUnusable, NoSpace.
+        Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreCopied (all: nothing was changed), StoreUnusable, NoSpace.
         """
         path = prepare_root(root, files)
         with ExitStack() as undo:
@@ -78,13 +84,17 @@ class StateStore:
                 boot_id = files.boot_id()
             store = ensure_store(path, config.map_bytes, files)
             with translated(f"open the store {store}"):
-                check_structure(os.path.join(store, DATA_NAME), files, thorough=lease.inherited)
+                data = os.path.join(store, DATA_NAME)
+                walked_at = check_as_owner(data, files, thorough=lease.inherited, now=now)
                 migrate(store, config.map_bytes, files)
             environment = Environment(store, config.map_bytes, files, readonly=False)
             undo.callback(environment.close)
             environment.reader_check()
+            moved = settle(environment, path, files, adopt=adopt)
             session = environment.write(lambda txn: begin_session(txn, boot_id=boot_id, pid=os.getpid(), now=now))
             opened = cls(environment, lease, session, environment.read(read_uuid))
+            opened.moved = moved
+            opened._leave_mark = lambda: leave_mark(data, files, walked_at)
             undo.pop_all()
         return opened
 
@@ -121,6 +131,8 @@ class StateStore:
             ending.callback(self._environment.close)
             if lease is not None and clean:
                 self._environment.write(lambda txn: end_session(txn, self.session))
+                self._environment.close()
+                self._leave_mark()
 
     def take_damages(self) -> tuple[Damage, ...]:
         """Bad records and pages met since the last call. Their chunks read as missing, their entries need a look."""
@@ -135,7 +147,8 @@ class StateStore:
 
     def get(self, entry_id: str) -> DownloadEntry | None:
         """The entry, or None. Raises BadRecord naming it."""
-        return self._environment.read(lambda txn: entries.find(txn, entry_id))
+        entry = entries.recalled(self._environment, entry_id)
+        return entry or self._environment.read(lambda txn: entries.find(txn, entry_id))
 
     def parts(self, entry_id: str) -> tuple[PartRecord, ...]:
         """The entry's parts in order; empty for an unknown id. Raises BadRecord naming it."""
@@ -143,6 +156,9 @@ class StateStore:
 
     def offline(self, entry_id: str) -> OfflineEntry | None:
         """What playback needs, or None when the entry was never complete. Raises BadRecord naming it."""
+        payload = self._environment.recall(Table.OFFLINE, entry_key(entry_id))
+        if payload is not None:
+            return decode(payload, OfflineEntry)
         return self._environment.read(lambda txn: entries.find_offline(txn, entry_id))
 
     def list(self, state: State | None = None, after: str | None = None, limit: int = 100) -> EntryList:
@@ -288,6 +304,11 @@ class StateStore:
         written, and synced where ``synced`` says so (law 1).
         """
         return self._environment.write(lambda txn: commits.commit_group(txn, batch))
+
+    def put_whole_part(self, part: PartRecord, commit: ChunkCommit) -> PartRecord:
+        """:meth:`put_part` and :meth:`commit_chunks` for a part that was just reset and is one chunk. Raises
+        UnknownEntry, StaleEpoch."""
+        return self._environment.write(lambda txn: commits.commit_whole(txn, part, commit))
 
     def mark_synced(self, entry_id: str, part_index: int, generation: int) -> bool:
         """All bits of this generation are known synced: call it after a sync that began after their last commit.

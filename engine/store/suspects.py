@@ -76,7 +76,7 @@ def append(txn: Txn, lines: tuple[SuspectLine, ...], size: int) -> None:
     while len(kept) > 1 and (len(kept) > GROUPS_KEPT or total > BYTES_KEPT):
         oldest = kept.pop(0)
         total -= oldest[1]
-        txn.delete(Table.SUSPECTS, _KEY.pack(*oldest))
+        txn.discard(Table.SUSPECTS, _KEY.pack(*oldest))
     txn.put(Table.SUSPECTS, _KEY.pack(number, size), encode(SuspectGroup(lines)))
 
 

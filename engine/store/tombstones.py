@@ -179,8 +179,8 @@ def _where(entry: DownloadEntry | None, records: tuple[PartRecord, ...] | None) 
 def _unfinished(record: PartRecord) -> Doomed:
     """Of a part whose publishing had begun the final name too, if it came that far."""
     if record.phase is PartPhase.PUBLISHED:
-        return Doomed(folder=record.folder, names=record.superseded)
-    doomed = Doomed(folder=record.folder, names=(record.part_name, *record.superseded))
+        return Doomed(folder=record.folder, names=record.superseded, device=record.device)
+    doomed = Doomed(folder=record.folder, names=(record.part_name, *record.superseded), device=record.device)
     if record.phase is not PartPhase.FINALIZING:
         return doomed
     return msgspec.structs.replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import lmdb
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:  # lmdb's types take parameters in its stubs only
     Raw = lmdb.Transaction[bytes] | lmdb.Transaction[memoryview]
 
 Handles = Mapping[Table, lmdb._Database]
+
+
+# What the store remembers of its last commits: the tables that every step of an entry reads again, and how many values.
+REMEMBERED: Final = frozenset({Table.ENTRIES, Table.PARTS, Table.OFFLINE})
+REMEMBERED_MAX: Final = 2048
+
+Recent = dict[tuple[Table, bytes], bytes]
 
 
 class Txn:
@@ -45,8 +52,16 @@ class Txn:
         """Remove a value; False when there was none."""
         return self._raw.delete(key, db=self._handles[table])
 
+    def discard(self, table: Table, key: bytes) -> None:
+        """Remove a value if there is one."""
+        self._raw.delete(key, db=self._handles[table])
+
+    def settle(self, table: Table) -> None:
+        """Have LMDB know what was written to the table so far; done before whatever walks through it."""
+
     def keys(self, table: Table, prefix: bytes = b"", start: bytes = b"") -> Iterator[bytes]:
         """Keys that begin with ``prefix``, from ``start`` on, in order; those that cannot be keys are left out."""
+        self.settle(table)
         with self._raw.cursor(self._handles[table]) as cursor:
             if not cursor.set_range(start or prefix):
                 return
@@ -64,6 +79,7 @@ class Txn:
 
         One whose very key is damaged so that it cannot be one is noted and left out.
         """
+        self.settle(table)
         with self._raw.cursor(self._handles[table]) as cursor:
             if not cursor.set_range(start or prefix):
                 return
@@ -82,6 +98,7 @@ class Txn:
 
     def delete_below(self, table: Table, prefix: bytes) -> None:
         """Remove every value whose key begins with ``prefix``."""
+        self.settle(table)
         with self._raw.cursor(self._handles[table]) as cursor:
             found = cursor.set_range(prefix)
             while found and bytes(cursor.key()).startswith(prefix):
@@ -89,8 +106,99 @@ class Txn:
 
     def clear(self, table: Table) -> None:
         """Remove every value of a table."""
+        self.settle(table)
         self._raw.drop(self._handles[table], delete=False)
 
     def note(self, table: Table, key: bytes, entry_id: str, detail: str) -> None:
         """Report damage; it is kept whatever becomes of the transaction."""
         self._damages.note(Damage(table=table.name.lower(), key=key.hex(), entry_id=entry_id, detail=detail))
+
+
+class WriteTxn(Txn):
+    """A transaction that hands its values to LMDB in one go, a table at a time.
+
+    py-lmdb lets go of the interpreter's lock around every single value, and a busy event loop takes it each time: a
+    batch of sixty values took seven milliseconds that way, and two in one go. ``recent`` are payloads of the last
+    commits, which need no reading: nobody else writes the tables that are in it.
+    """
+
+    __slots__ = ("_recent", "_unwritten", "forgets", "written")
+
+    def __init__(self, raw: Raw, handles: Handles, damages: DamageLog, recent: Recent) -> None:
+        super().__init__(raw, handles, damages)
+        self._recent = recent
+        self._unwritten: dict[Table, dict[bytes, bytes | None]] = {}
+        self.written: Recent = {}
+        self.forgets = False
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        if table in REMEMBERED:
+            place = table, key
+            known = self.written.get(place)
+            if known is None and not self.forgets:
+                known = self._recent.get(place)
+            if known is not None:
+                return known
+        values = self._unwritten.get(table)
+        if values is not None and key in values:
+            value = values[key]
+            return None if value is None else bytes(unseal(table, key, value))
+        return super().get(table, key)
+
+    def has(self, table: Table, key: bytes) -> bool:
+        values = self._unwritten.get(table)
+        if values is not None and key in values:
+            return values[key] is not None
+        return super().has(table, key)
+
+    def put(self, table: Table, key: bytes, payload: bytes | bytearray) -> None:
+        self._unwritten.setdefault(table, {})[key] = seal(table, key, payload)
+        if table in REMEMBERED:
+            self.written[table, key] = bytes(payload)
+
+    def delete(self, table: Table, key: bytes) -> bool:
+        present = self.has(table, key)
+        self.discard(table, key)
+        return present
+
+    def discard(self, table: Table, key: bytes) -> None:
+        self._unwritten.setdefault(table, {})[key] = None
+        if table in REMEMBERED:
+            self._forget()
+
+    def delete_below(self, table: Table, prefix: bytes) -> None:
+        super().delete_below(table, prefix)
+        if table in REMEMBERED:
+            self._forget()
+
+    def clear(self, table: Table) -> None:
+        super().clear(table)
+        if table in REMEMBERED:
+            self._forget()
+
+    def settle(self, table: Table) -> None:
+        values = self._unwritten.pop(table, None)
+        if values is None:
+            return
+        handle = self._handles[table]
+        items = []
+        for key, value in values.items():
+            if value is None:
+                self._raw.delete(key, db=handle)
+            else:
+                items.append((key, value))
+        if len(items) == 1:
+            self._raw.put(*items[0], db=handle)
+        elif items:
+            with self._raw.cursor(handle) as cursor:
+                cursor.putmulti(items)
+
+    def settle_all(self) -> None:
+        """Have LMDB know all that was written."""
+        for table in list(self._unwritten):
+            self.settle(table)
+
+    def _forget(self) -> None:
+        """Values were removed: what is remembered may be of them."""
+        self.written.clear()
+        self.forgets = True

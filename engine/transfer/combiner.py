@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import trio
 
+from engine.threads import in_thread
+
 _Result = TypeVar("_Result")
 
 # One batch may run Python code under the GIL: more calls than this in a row would keep the event loop waiting.
@@ -83,7 +85,7 @@ class Combiner:
         calls = [waiter.call for waiter in batch]
         outcomes: Sequence[Any]
         try:
-            outcomes = await trio.to_thread.run_sync(self._run_batch, calls, limiter=self._limiter)
+            outcomes = await in_thread(self._run_batch, calls, limiter=self._limiter)
         except Exception as error:  # noqa: BLE001  # it is raised in every task of the batch
             outcomes = [error] * len(batch)
         for waiter, outcome in zip(batch, outcomes, strict=True):

@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.errors import EngineError, StaleEpoch, storage_error
 from engine.files.filesystem import FileSystem
 from engine.store.state_store import ChunkCommit, StateStore
+from engine.threads import in_thread
 from engine.transfer.part_job import PartJob
 
 
@@ -86,6 +87,8 @@ class Committer:
         if not self._pending:
             self._oldest = trio.current_time()
             self._wake.set()
+        if job.ledger is not None:
+            job.ledger.sealed(index, digest)
         self._pending.append(_Sealed(job, index, size, digest))
         self._pending_bytes += size
         job.uncommitted += 1
@@ -136,7 +139,7 @@ class Committer:
 
     async def _sync(self, job: PartJob, by_job: dict[PartJob, list[_Sealed]]) -> None:
         try:
-            await trio.to_thread.run_sync(self._files.sync_data, job.file.fd, limiter=self._syncers)
+            await in_thread(self._files.sync_data, job.file.fd, limiter=self._syncers)
         except OSError as error:
             # The kernel forgets a failed page: what was written since the last good sync is lost, and is fetched again.
             # A later sync that succeeds says nothing of it, so nothing more is committed through this descriptor.

@@ -42,7 +42,7 @@ async def finish(services: Services, entry: DownloadEntry, job: PartJob, ending:
     if job.record.digest not in {"", digest}:
         await services.write(_clear_all, services, job)
         raise Changed("the chunks that were fetched again are not those of before")
-    check_expected(entry, job.grid.length, {"blake3": digest, **found})
+    check_expected(entry, job.record, job.grid.length, {"blake3": digest, **found})
     job.record = replace(job.record, phase=PartPhase.FINALIZING, digest=digest)
     await services.write(services.store.put_part, entry.id, entry.epoch, job.record)
     return await conclude(services, entry, job, found, ending)
@@ -75,7 +75,7 @@ def _examine(services: Services, entry: DownloadEntry, job: PartJob) -> tuple[st
     if found_size != size:
         raise PartLost(f"{job.file.name} is {found_size} bytes on disk, not {size}")
     digest = root_of(services.store, job.entry_id, job.record.index, job.grid)
-    return digest, digests(files, job.file.fd, size, other_digests(entry, resumed=job.resumed))
+    return digest, digests(files, job.file.fd, size, other_digests(entry, job.record, resumed=job.resumed))
 
 
 def _clear_without_cvs(services: Services, job: PartJob) -> None:
@@ -100,9 +100,9 @@ async def _publish(services: Services, entry: DownloadEntry, job: PartJob) -> in
     try:
         return await _rename(services, entry, job)
     except TargetExists:
-        if entry.destination:
+        if not entry.destination_is_folder or entry.overwrite:
             raise
-    # The library's folder is the engine's own: two entries with one name both have a place there.
+    # The name is the server's, and was taken since it was chosen: in a folder every file has a place.
     job.record = replace(record, final_name=with_tag(record.final_name, entry_tag(entry.id)))
     await services.write(services.store.put_part, entry.id, entry.epoch, job.record)
     return await _rename(services, entry, job)

@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 
+import trio
 from msgspec.structs import replace
 
-from engine.errors import BadRange
+from engine.errors import BadRange, TransferError
 from engine.net.connection import Exchange
 from engine.net.response import Answer, AnswerKind, judge
-from engine.transfer.fetcher import Source
 from engine.transfer.services import Services
+from engine.transfer.sources import Source, Sources
 
 
-async def first_answer(services: Services, source: Source) -> tuple[Exchange, Answer]:
-    """A range from byte 0 that can be built on, or the whole file; the exchange is the caller's to give back.
+async def first_answer(services: Services, sources: Sources) -> tuple[Source, Exchange, Answer]:
+    """A range from byte 0 that can be built on, or the whole file, from the first source that gives one; the exchange
+    is the caller's to give back.
 
     Raises BadRange, HttpStatus and whatever the network or the server does wrong.
     """
+    while True:
+        source = sources.pick(trio.current_time())
+        try:
+            return source, *await _answer_of(services, source)
+        except TransferError as error:
+            if not sources.failed(source, error, trio.current_time()):
+                raise sources.verdict(error) from error
+
+
+async def _answer_of(services: Services, source: Source) -> tuple[Exchange, Answer]:
     span = max(services.config.first_span_bytes, services.config.chunk_bytes)
     ranges = False
     for asked in ((0, span), None):

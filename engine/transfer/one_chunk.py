@@ -11,7 +11,6 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from engine.errors import StaleEpoch
 from engine.files.names import part_name
 from engine.files.part_file import PartFile, create_part, prepare_folder
 from engine.files.reading import digests
@@ -23,12 +22,12 @@ from engine.net.connection import Exchange
 from engine.net.head import Framing
 from engine.net.response import Answer
 from engine.net.url import Url
-from engine.store.state_store import ChunkCommit, StateStore
+from engine.store.state_store import ChunkCommit
 from engine.transfer.completion import check_expected, other_digests
-from engine.transfer.fetcher import Source
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
 from engine.transfer.setup_part import claim, entry_tag, is_durable, place, room_for
+from engine.transfer.sources import Source
 
 
 def is_one_chunk(services: Services, exchange: Exchange, answer: Answer) -> bool:
@@ -121,7 +120,7 @@ def _new_record(services: Services, entry: DownloadEntry, representation: Repres
 def _create(services: Services, entry: DownloadEntry, record: PartRecord, url: Url) -> tuple[PartRecord, PartFile]:
     """The empty file, and the record that knows it; a final name that is still to be claimed. Blocks."""
     folder, final_name = place(services, entry, record.representation, url, None)
-    prepare_folder(services.files, folder, durable=is_durable(entry))
+    prepare_folder(services.files, folder, durable=is_durable(entry), root=services.root)
     length = record.length
     room = room_for(services, entry.id, record)
     file = create_part(
@@ -137,14 +136,15 @@ async def _record(services: Services, entry: DownloadEntry, job: PartJob) -> dic
     await job.wait_sealed()
     if job.error is not None:
         raise job.error
+    services.reservations.written(entry.id)
     assert job.unbounded is not None  # noqa: S101  # set by _keep
     [(_, size, digest)] = job.unbounded
     job.unbounded = None
-    wanted = other_digests(entry, resumed=False)
+    wanted = other_digests(entry, job.record, resumed=False)
     found: dict[str, str] = {}
     if wanted or job.durable:
         found = await services.work(_digests_and_sync, services, job, wanted)
-    check_expected(entry, size, {"blake3": digest.hex(), **found})
+    check_expected(entry, job.record, size, {"blake3": digest.hex(), **found})
     record = replace(job.record, phase=PartPhase.FINALIZING, digest=digest.hex())
     commit = ChunkCommit(
         id=entry.id,
@@ -156,7 +156,7 @@ async def _record(services: Services, entry: DownloadEntry, job: PartJob) -> dic
         synced=job.durable,
         boot_id=services.boot_id,
     )
-    job.record = await services.write(_put_with_chunk, services.store, record, commit)
+    job.record = await services.write(services.store.put_whole_part, record, commit)
     job.held.add(0)
     return found
 
@@ -166,11 +166,3 @@ def _digests_and_sync(services: Services, job: PartJob, wanted: list[str]) -> di
     if job.durable:
         services.files.sync(job.file.fd)
     return found
-
-
-def _put_with_chunk(store: StateStore, record: PartRecord, commit: ChunkCommit) -> PartRecord:
-    store.put_part(commit.id, commit.epoch, record)
-    [part] = store.commit_chunks([commit])
-    if part is None:
-        raise StaleEpoch(f"{commit.id}: the entry began anew")
-    return part

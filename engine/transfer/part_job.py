@@ -11,6 +11,7 @@ from engine.files.part_file import PartFile
 from engine.model.bitmap import Bitmap
 from engine.model.chunks import ChunkGrid
 from engine.model.records import PartRecord
+from engine.transfer.ledger import Ledger
 
 
 class PartJob:
@@ -18,8 +19,8 @@ class PartJob:
 
     ``seals`` are chunks inside the sealer, ``uncommitted`` chunks sealed and not yet in the store. ``unbounded``
     collects the sealed chunks ``(index, size, digest)`` of a body whose length is not known: there are no bits for them
-    until it is. The first storage error ends the job: ``error`` is set and the fetchers' scope cancelled.
-    After ``sync_error`` nothing more is committed.
+    until it is. ``ledger``: which source each chunk came from, where that matters. The first storage error ends the
+    job: ``error`` is set and the fetchers' scope cancelled. After ``sync_error`` nothing more is committed.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class PartJob:
         self.seals = 0
         self.uncommitted = 0
         self.unbounded: list[tuple[int, int, bytes]] | None = None
+        self.ledger: Ledger | None = None
         self.error: EngineError | None = None
         self.sync_error: EngineError | None = None
         self._leaving = False
         self.scope = trio.CancelScope()
         self._changed = trio.Event()
+        self._waiters = 0
 
     @property
     def bytes_done(self) -> int:
@@ -94,15 +97,23 @@ class PartJob:
         """Wake whoever waits for a change."""
         if self._leaving and not self.seals and not self.uncommitted:
             self.file.close()
-        self._changed.set()
-        self._changed = trio.Event()
+        if self._waiters:
+            self._changed.set()
+            self._changed = trio.Event()
 
     async def wait_sealed(self) -> None:
         """Until no chunk is inside the sealer. The sealer always finishes, so this is bounded by the disk."""
         while self.seals:
-            await self._changed.wait()
+            await self._change()
 
     async def wait_committed(self) -> None:
         """Until no sealed chunk waits for its commit."""
         while self.uncommitted:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._waiters += 1
+        try:
             await self._changed.wait()
+        finally:
+            self._waiters -= 1

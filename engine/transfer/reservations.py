@@ -69,6 +69,12 @@ class Reservations:
             if (promise := self._promises.get(entry_id)) is not None:
                 promise.made = True
 
+    def written(self, entry_id: str) -> None:
+        """All the bytes of the file are: it need not be looked at."""
+        with self._lock:
+            if (promise := self._promises.get(entry_id)) is not None:
+                promise.kept = True
+
     def release(self, entry_id: str) -> None:
         """The entry does not run any more: what it took it has, and it takes no more."""
         with self._lock:

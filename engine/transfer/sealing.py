@@ -52,6 +52,12 @@ class Sealing:
         self._on_sealed = on_sealed
         self._tickets: dict[int, tuple[PartJob, int, int, native.ChunkBuffer]] = {}
         self._next_ticket = 0
+        self._bytes_queued = 0
+
+    @property
+    def bytes_queued(self) -> int:
+        """Bytes of buffers that wait for the disk, or are being written."""
+        return self._bytes_queued
 
     @property
     def bytes_free(self) -> int:
@@ -77,6 +83,7 @@ class Sealing:
         leaf_counter = offset // native.LEAF_BYTES
         self._sealer.submit(ticket, job.file.fd, buffer, size, offset, leaf_counter, sole, job.durable)
         self._tickets[ticket] = (job, index, size, buffer)
+        self._bytes_queued += size
         job.seals += 1
 
     async def run(self) -> None:
@@ -92,6 +99,7 @@ class Sealing:
     def _dispatch(self, results: list[tuple[int, int, bytes, int]]) -> None:
         for ticket, error_number, digest, _ in results:
             job, index, size, buffer = self._tickets.pop(ticket)
+            self._bytes_queued -= size
             self.release(buffer)
             on_disk = job.sealed(index, error_number)
             self._on_sealed(job, index, size, digest if on_disk else None)

@@ -84,7 +84,8 @@ def _published_file(previous: PartRecord | None) -> tuple[int, int]:
 def place(
     services: Services, entry: DownloadEntry, representation: Representation, url: Url, previous: PartRecord | None
 ) -> tuple[str, str]:
-    """Folder and final name, from the caller's wish and the server's name. Raises TargetExists in a caller's folder."""
+    """Folder and final name, from the caller's wish and the server's name. A folder takes any number of files of one
+    name: one that is taken gets the entry's tag, whosever the other file is, and whether it is finished or not."""
     if entry.destination and not entry.destination_is_folder:
         folder, name = os.path.split(entry.destination)
         return folder, name
@@ -92,11 +93,8 @@ def place(
         return previous.folder, previous.final_name
     name = safe_name(representation.name or url.last_segment)
     folder = entry.destination or services.library
-    if _is_taken(services, folder, name, previous):
-        if not entry.destination:
-            return folder, with_tag(name, entry_tag(entry.id))
-        if not entry.overwrite:
-            raise TargetExists(f"{os.path.join(folder, name)} exists already")
+    if not (entry.destination and entry.overwrite) and _is_taken(services, folder, name, previous):
+        return folder, with_tag(name, entry_tag(entry.id))
     return folder, name
 
 
@@ -114,7 +112,7 @@ async def allocate(
     durable = is_durable(entry)
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
     final_name = claim(services, entry, folder, final_name)
-    await services.work(prepare_folder, services.files, folder, durable=durable)
+    await services.work(prepare_folder, services.files, folder, durable=durable, root=services.root)
     replaces, replaces_version = _published_file(previous)
     generation = previous.generation + 1 if previous is not None else first_generation
     leftovers: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""A part fetched in spans: several fetchers over one plan."""
+"""A part fetched in spans: several fetchers over one plan, from one source or several."""
 
 from __future__ import annotations
 
@@ -10,75 +10,133 @@ from engine.errors import Changed, ConnectionLost, EngineError, HttpStatus
 from engine.model.records import DownloadEntry
 from engine.net.connection import Exchange
 from engine.net.response import Answer
-from engine.transfer.fetcher import FAILURES_IN_A_ROW_MAX, Fetcher, Opened, RangesLost, Source
+from engine.transfer.checks import Checks
+from engine.transfer.crew import Crew
+from engine.transfer.fetcher import FAILURES_IN_A_ROW_MAX, Fetcher, Opened, RangesLost
 from engine.transfer.part_job import PartJob
 from engine.transfer.plan import Plan
 from engine.transfer.services import Services
+from engine.transfer.slow import replace_slow
+from engine.transfer.sources import Source, Sources
 from engine.transfer.stream import stream
 
 
 class Begun(NamedTuple):
     """An exchange that is open, and its answer: a range from byte 0."""
 
+    source: Source
     exchange: Exchange
     answer: Answer
 
 
 async def fetch_spans(
-    services: Services, source: Source, entry: DownloadEntry, job: PartJob, begun: Begun | None = None
+    services: Services, sources: Sources, entry: DownloadEntry, job: PartJob, begun: Begun | None = None
 ) -> None:
-    """Fetch what is missing; the exchange that is open already serves the first lease."""
+    """Fetch what is missing; the exchange that is open already serves the first lease. Bytes that turn out wrong while
+    others are fetched are missing again."""
+    sources.bind(job.record)
     connections = _connections(services, entry, job)
     comparable = job.record.representation.comparable
-    plan = Plan(job.grid, job.held, connections, services.config, in_one_piece=not comparable)
+    few = connections or services.config.connections_start
+    plan = Plan(job.grid, job.held, few, services.config, in_one_piece=not comparable)
     opened = None
     if begun is not None and begun.answer.end is not None:
         lease = plan.lease(max(1, job.grid.chunks_within(0, begun.answer.end)[1]))
-        opened = None if lease is None else Opened(begun.exchange, begun.answer, lease)
-    workers = _workers(services, connections, plan, job)
+        opened = None if lease is None else Opened(begun.source, begun.exchange, begun.answer, lease)
+    checks = Checks(services, entry, job, sources, plan)
+    ended: EngineError | RangesLost | None = None
+    with job.scope:
+        async with trio.open_nursery() as beside:
+            checks.begin(beside)
+            try:
+                await _fetch_all(services, sources, job, plan, connections, checks, opened)
+            except (EngineError, RangesLost) as error:
+                ended = error
+            beside.cancel_scope.cancel()
+    if job.error is not None:
+        raise job.error
+    if checks.failure is not None:
+        raise checks.failure
+    if isinstance(ended, RangesLost):
+        await _stream_again(services, ended.source, entry, job, ended)
+    elif ended is not None:
+        raise ended
+
+
+async def _fetch_all(
+    services: Services,
+    sources: Sources,
+    job: PartJob,
+    plan: Plan,
+    connections: int,
+    checks: Checks,
+    opened: Opened | None,
+) -> None:
+    """Until nothing is missing and all of it is checked."""
+    if opened is None and not plan.unclaimed:
+        await checks.settle()
+    while opened is not None or plan.unclaimed:
+        await _fetch_once(services, sources, job, plan, connections, checks, opened)
+        opened = None
+        await checks.settle()
+
+
+async def _fetch_once(
+    services: Services,
+    sources: Sources,
+    job: PartJob,
+    plan: Plan,
+    connections: int,
+    checks: Checks,
+    opened: Opened | None,
+) -> None:
+    """Until the plan is finished, or nobody is left who could go on. Raises what ended the last one."""
     # Without a validator every failure ends the attempt: the next one compares the bytes again before it goes on.
-    patience = FAILURES_IN_A_ROW_MAX if comparable else 1
-    fetchers = [Fetcher(services, source, job, plan, patience) for _ in range(workers)]
+    patience = FAILURES_IN_A_ROW_MAX if job.record.representation.comparable else 1
     failures: list[EngineError | RangesLost] = []
-    running = set(fetchers)
 
     async def work(fetcher: Fetcher, opened: Opened | None) -> None:
         try:
             await fetcher.run(opened)
         except (EngineError, RangesLost) as error:
-            running.discard(fetcher)
-            if isinstance(error, HttpStatus) and any(other.chunks_received for other in running):
+            others = [other for other in crew.fetchers if other is not fetcher]
+            if isinstance(error, HttpStatus) and any(other.chunks_received for other in others):
                 return  # the server serves others and only refuses one connection more
             failures.append(error)
-            job.scope.cancel()
+            nursery.cancel_scope.cancel()
         finally:
-            running.discard(fetcher)
+            plan.changed.unpark_all()
 
-    with job.scope:
-        async with trio.open_nursery() as nursery:
-            for position, fetcher in enumerate(fetchers):
-                nursery.start_soon(work, fetcher, opened if position == 0 else None)
+    crew = Crew(
+        services,
+        services.client.hosts.host(sources.lead.url.origin.host),
+        plan,
+        services.pacing.of(job.entry_id),
+        grid=job.grid,
+        connections=connections,
+        hire=lambda: Fetcher(services, sources, job, plan, patience, checks.gate),
+        work=work,
+    )
+    async with trio.open_nursery() as nursery:
+        if sources.several:
+            nursery.start_soon(replace_slow, services.config, sources, lambda: crew.fetchers)
+        await crew.run(opened)
+        nursery.cancel_scope.cancel()
     if job.error is not None:
         raise job.error
-    if failures and isinstance(failures[0], RangesLost):
-        await _stream_again(services, source, entry, job, failures[0])
-    elif failures:
+    if failures:
         raise failures[0]
-    elif plan.unclaimed:
-        last = next((fetcher.last_error for fetcher in fetchers if fetcher.last_error is not None), None)
-        raise last or ConnectionLost(f"{plan.unclaimed} chunks were given up")
+    if plan.unclaimed:
+        raise crew.last_error or ConnectionLost(f"{plan.unclaimed} chunks were given up")
 
 
 def _connections(services: Services, entry: DownloadEntry, job: PartJob) -> int:
+    """How many at most; 0: as many as pay."""
     config = services.config
-    if job.grid.length < config.parallel_bytes_min or not job.record.representation.comparable:
+    asked = entry.connections or config.connections_per_entry
+    if not job.record.representation.comparable or (asked and job.grid.length < config.parallel_bytes_min):
         return 1
     return min(entry.connections or config.connections_per_entry, config.connections_per_entry_max)
-
-
-def _workers(services: Services, connections: int, plan: Plan, job: PartJob) -> int:
-    spans = -(-plan.unclaimed * job.grid.chunk_bytes // services.config.span_bytes_min)
-    return max(1, min(connections, spans + 1))
 
 
 async def _stream_again(

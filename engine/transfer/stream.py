@@ -10,9 +10,10 @@ from engine.model.chunks import ChunkGrid
 from engine.model.records import DownloadEntry
 from engine.net.connection import Exchange
 from engine.net.response import judge
-from engine.transfer.fetcher import Source, receive_known, receive_unknown
+from engine.transfer.fetcher import receive_known, receive_unknown
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
+from engine.transfer.sources import Source
 
 
 async def stream(

@@ -240,7 +240,8 @@ def test_a_store_of_an_older_version_is_brought_up_to_date_first(cli: Cli, root:
     removed = cli("remove", "--all", "--keep-file", "--json")
 
     assert (listed.code, "older version" in listed.err) == (3, True)
-    assert (removed.code, removed.object["outcome"]) == (0, "done")
+    # What it holds is made up, on a disk that this machine does not have: all is removed, and the rest waits for it.
+    assert (removed.code, removed.object["error"]["code"]) == (1, "not_mounted")
     assert removed.object["count"] > 0
     assert cli("list") == Said(0, "", "")
 

@@ -201,6 +201,16 @@ def test_connections(cli: Cli, served: dict[str, str], wanted: str, opened: set[
     assert origin.connections in opened
 
 
+@pytest.mark.parametrize(
+    ("given", "bytes_s"), [("500K", 500 << 10), ("2.5m", 5 << 19), ("1G", 1 << 30), ("4096", 4096)]
+)
+def test_a_rate_limit_is_on_record(cli: Cli, origin: WatchedOrigin, given: str, bytes_s: int) -> None:
+    said = cli("get", "--id", "mine", "--limit-rate", given, "--limit-rate-all", "64M", origin.url("/small.bin"))
+
+    assert said.code == 0
+    assert cli("show", "--json", "mine").object["rate_limit_bytes_s"] == bytes_s
+
+
 @pytest.mark.parametrize("durability", ["strict", "relaxed"])
 def test_durability(cli: Cli, origin: WatchedOrigin, durability: str) -> None:
     cli("get", "--id", "mine", "--durability", durability, origin.url("/small.bin"))
@@ -250,6 +260,9 @@ USAGE = {
     "negative length": ["get", "http://h/x", "--expect-length", "-1"],
     "no connection": ["get", "http://h/x", "--connections", "0"],
     "too many connections": ["get", "http://h/x", "--connections", "17"],
+    "a rate that is none": ["get", "http://h/x", "--limit-rate", "fast"],
+    "a rate too low": ["get", "http://h/x", "--limit-rate", "100"],
+    "an endless rate": ["run", "--limit-rate-all", "inf"],
     "unknown durability": ["get", "http://h/x", "--durability", "eternal"],
     "id for two": ["get", "http://h/x", "http://h/y", "--id", "one"],
     "digest for two": ["get", "http://h/x", "http://h/y", "--expect", f"md5:{'0' * 32}"],

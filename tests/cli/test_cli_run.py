@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
 from engine.store.bell import BELL_NAME
 from tests.cli.support import (
@@ -52,6 +54,19 @@ def test_run_tells_what_failed_and_what_it_left(cli: Cli, origin: WatchedOrigin)
     assert (said.code, said.out) == (1, "")
     assert "failed http://127.0.0.1" in said.err
     assert "left as it is: secret pending (needs_credentials)" in said.err
+
+
+def test_run_tells_what_was_cancelled_as_such(cli: Cli, root: Path, origin: WatchedOrigin) -> None:
+    with downloading(root, origin, cli) as process:
+        process.kill()
+    origin.hang_up()
+    before = len(origin.heads)
+    with started("--root", root, "run", "--no-progress") as process:
+        until(lambda: len(origin.heads) > before or process.poll() is not None)
+        assert cli("cancel", "mine").code == 0
+        said = ended(process)
+
+    assert said == Said(0, "", f"cancelled {origin.url('/large.bin')}\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -115,7 +130,6 @@ SECRETS = {
 
 @pytest.mark.parametrize("case", SECRETS)
 def test_secrets_are_not_handed_over(cli: Cli, root: Path, origin: WatchedOrigin, tmp_path: Path, case: str) -> None:
-    trustme = pytest.importorskip("trustme")
     authority = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(authority))
     option, value = SECRETS[case]
@@ -142,3 +156,31 @@ def test_two_runs_are_one_too_many(root: Path, cli: Cli) -> None:
     assert (said.code, said.out) == (3, "")
     assert f"process {process.pid}" in said.err
     assert (first.code, first.out, first.err) == (0, "", "")
+
+
+def test_a_copied_root_is_refused_until_it_is_adopted(cli: Cli, root: Path, origin: WatchedOrigin) -> None:
+    cli("get", "--id", "inside", origin.url("/small.bin"))
+    cli("get", "--id", "outside", "--output", str(root.parent / "own.bin"), origin.url("/small.bin"))
+    copy = root.parent / "copy"
+    shutil.copytree(root, copy)
+
+    refused = cli("--root", str(copy), "run")
+    adopted = cli("--root", str(copy), "run", "--adopt")
+    listed = cli("--root", str(copy), "list", "--json")
+    again = cli("--root", str(copy), "run")
+
+    assert (refused.code, refused.out) == (3, "")
+    assert "is a copy of" in refused.err
+    assert "--adopt" in refused.err
+    assert (adopted.code, again.code) == (0, 0)
+    assert [each["id"] for each in listed.objects] == ["inside"]
+    assert listed.objects[0]["path"] == str(copy / "files" / "small.bin")
+    assert len(cli("list", "--json").objects) == 2
+
+
+def test_asked_for_again_by_a_url_with_a_fragment(cli: Cli, origin: WatchedOrigin) -> None:
+    first = cli("get", "--json", origin.url("/small.bin"))
+    again = cli("get", "--json", origin.url("/small.bin") + "#part")
+
+    assert first.object["id"] == again.object["id"]
+    assert again.object["bytes_fetched"] == 0

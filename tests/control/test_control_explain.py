@@ -44,6 +44,7 @@ def test_every_state_has_a_meaning_of_its_own() -> None:
         (State.PAUSED, Reason.NETWORK, "no network"),
         (State.PAUSED, Reason.METERED, "metered"),
         (State.PAUSED, Reason.DISK, "disk is full"),
+        (State.PAUSED, Reason.QUOTA, "may not take as much"),
         (State.PENDING, Reason.BACKOFF, "tried again"),
         (State.PENDING, Reason.NEEDS_CREDENTIALS, "never stored"),
         (State.FAILED, Reason.ERROR, "503 (http_5xx). Ask again later."),

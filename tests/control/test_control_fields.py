@@ -57,7 +57,15 @@ TAKEN: dict[str, tuple[Any, ...]] = {
     "expected_length": (None, 5),
     "priority": (5,),
     "durability": (),
+    "media_types": (),
+    "on_change": (),
     "connections": (None, 5),
+    "rate_limit_bytes_s": (),
+    "line": (),
+    "mirrors": (),
+    "pieces": (None,),
+    "header_origins": (),
+    "named": (True,),
 }
 
 

@@ -9,22 +9,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from engine.config import Config
-from engine.control.inbox import Carry, Inbox, command_of
-from engine.errors import EngineClosed, IllegalTransition, InvalidRequest, NoSpace, StoreUnusable, UnknownEntry
+from engine.control.inbox import Inbox, command_of
+from engine.control.inbox_verbs import Carry, CarryAll
+from engine.control.maintenance import MaintenanceReport
+from engine.control.verify import Health, Validation
+from engine.errors import (
+    EngineClosed,
+    EngineError,
+    IllegalTransition,
+    InvalidRequest,
+    NoSpace,
+    StoreUnusable,
+    UnknownEntry,
+)
 from engine.files.filesystem import FileSystem
 from engine.model.commands import Command, CommandResult, Outcome, Verb
 from engine.model.records import DownloadRequest
-from engine.model.states import Event, Reason, State
+from engine.model.states import Event, Reason
 from engine.store import inbox as rows
 from engine.store.bell import BELL_NAME, ring
 from engine.store.state_store import StateStore
 from engine.transfer.services import Services
-from tests.store.helpers import child, entry, open_store, run_child
+from tests.store.helpers import entry, open_store, run_child
+
+FOR_ALL_AT_ONCE = (Verb.PAUSE, Verb.RESUME, Verb.CANCEL, Verb.RETRY)
 
 
 @dataclass
@@ -61,9 +75,25 @@ class Desk:
 
         return carried
 
+    def carry_all(self, carry: Carry) -> CarryAll:
+        async def carried(command: Command, newest: int) -> tuple[int, list[EngineError]]:
+            errors: list[EngineError] = []
+            those = [one for one in self.store.list() if one.sequence <= newest]
+            for one in those:
+                try:
+                    await carry(command, one.id)
+                except EngineError as error:
+                    errors.append(error)
+            if closed := [error for error in errors if isinstance(error, EngineClosed)]:
+                raise closed[0]
+            return len(those) - len(errors), errors
+
+        return carried
+
     def inbox(self, **verbs: Callable[[Command, str], Awaitable[object]]) -> Inbox:
         table = {verb: verbs.get(verb.value, self.carry(verb)) for verb in Verb}
-        return Inbox(cast(Services, self), self.root, table, lambda: self.uptime)
+        for_all = {verb: self.carry_all(table[verb]) for verb in FOR_ALL_AT_ONCE}
+        return Inbox(cast(Services, self), self.root, table, for_all, lambda: self.uptime)
 
     def leave(self, *commands: Command) -> list[Command]:
         return self.store._environment.write(lambda txn: rows.append(txn, commands, 10_000))
@@ -309,84 +339,38 @@ def test_credentials_never_come_into_the_inbox(field_name: str) -> None:
     assert "s3cret" not in str(raised.value)
 
 
-# Carries out what waits, and ends at once before the given durable step. Whether the engine does it by itself at its
-# start, or this helper: the second finds nothing left.
-CATCH_UP = """
-import trio
-from engine import open_engine
-from engine.control.inbox import Inbox, verbs_of
-from engine.store.environment import Environment
-from engine.store.inbox import EngineInbox
-from tests.support.library import small
-from tests.support.steps import Steps, step_transactions
-steps = Steps(int(sys.argv[2]), lambda: os._exit(99))
-step_transactions(steps, Environment)
-begin = EngineInbox.begin
-def first_begin(self, numbers):
-    print(len(steps.taken), flush=True)
-    return begin(self, numbers)
-EngineInbox.begin = first_begin
-async def main():
-    async with open_engine(root, config=small(records_only=True), resume=False) as engine:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(Inbox(engine._services, root, verbs_of(engine, engine._manager)).run)
-            nursery.cancel_scope.cancel()
-trio.run(main)
-print(len(steps.taken))
-"""
+async def test_a_clean_up_keeps_nobody_waiting_and_tells_what_it_found(desk: Desk) -> None:
+    done = trio.Event()
+    report = MaintenanceReport(
+        dry_run=True, findings=(), files_removed=0, entries_removed=0, bytes_reclaimed=7, seconds=0.5
+    )
+
+    async def gc(command: Command, entry_id: str) -> MaintenanceReport:
+        assert (command.dry_run, entry_id) == (True, "")
+        await done.wait()
+        return report
+
+    cleaning, every = desk.leave(command(Verb.GC, "", dry_run=True), command(Verb.PAUSE, "", every=True))
+    async with running(desk.inbox(gc=gc)):
+        await until(lambda: desk.result(every))
+        assert desk.result(cleaning) is None
+        done.set()
+        await until(lambda: desk.result(cleaning))
+    [result] = desk.results(cleaning)
+    assert (result.outcome, result.state) == (Outcome.DONE, "")
+    assert msgspec.json.decode(result.report, type=MaintenanceReport) == report
 
 
-def crashing(root: str, step: int) -> tuple[int, list[int]]:
-    """The exit status, and the steps taken when the command was begun and (without a crash) in all."""
-    with child(CATCH_UP.replace("sys.argv[2]", f"'{step}'"), root) as process:
-        out, err = process.communicate(timeout=60)
-        assert process.returncode in {0, 99}, err
-        return process.returncode, [int(line) for line in out.split()]
+async def test_what_was_found_of_a_file_is_told(desk: Desk) -> None:
+    found = Validation(id="a", health=Health.CORRUPT, bad_ranges=((0, 5),))
 
+    async def verify(command: Command, entry_id: str) -> Validation:
+        if entry_id == "b":
+            raise UnknownEntry("gone")
+        return found
 
-def left_behind(root: str, verb: Verb) -> Command:
-    """A store with an entry and a command for it."""
-    store = open_store(root)
-    store.add(entry("a"))
-    if verb is Verb.RETRY:
-        store.transition("a", Event.FAIL, epoch=1, now=2.0)
-    [left] = store._environment.write(lambda txn: rows.append(txn, [command(verb)], 10))
-    store.close()
-    return left
-
-
-@pytest.mark.parametrize("verb", [Verb.RETRY, Verb.REMOVE])
-def test_killed_at_any_step_a_command_is_done_exactly_once(tmp_path: Path, verb: Verb) -> None:
-    """A retry counts itself: each begins an epoch. What was removed stays so, and its successor is left alone."""
-    left_behind(str(tmp_path / "whole"), verb)
-    status, [begun, in_all] = crashing(str(tmp_path / "whole"), 0)
-    assert status == 0
-    assert in_all > begun + 2
-    for step in range(begun, in_all + 1):
-        root = str(tmp_path / f"{step}")
-        left = left_behind(root, verb)
-        assert crashing(root, step)[0] == 99
-        removed = False
-        if verb is Verb.REMOVE:
-            store = open_store(root)
-            removed = store.get("a") is None
-            if removed:
-                store.add(entry("a", title="successor"))
-            store.close()
-        assert crashing(root, 0)[0] == 0
-        check_done_once(root, left, "successor" if removed else "")
-
-
-def check_done_once(root: str, left: Command, successor: str) -> None:
-    store = open_store(root)
-    found = store.get("a")
-    result = store._environment.read(lambda txn: rows.result_of(txn, left.number))
-    assert store.inbox.waiting(0, 10) == []
-    store.close()
-    assert result is not None
-    assert (result.outcome, result.token) == (Outcome.DONE, left.token)
-    if left.verb is Verb.REMOVE:
-        assert (found.title if found else "") == successor
-    else:
-        assert found is not None
-        assert (found.state, found.epoch) == (State.PENDING, 2)
+    left = desk.leave(command(Verb.VERIFY, "a"), command(Verb.VERIFY, "b"), command(Verb.PAUSE, "a"))
+    await catch_up(desk.inbox(verify=verify))
+    results = desk.results(*left)
+    assert msgspec.json.decode(results[0].report, type=Validation) == found
+    assert [(one.outcome, one.report) for one in results[1:]] == [(Outcome.REFUSED, b""), (Outcome.DONE, b"")]

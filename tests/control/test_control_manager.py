@@ -82,11 +82,12 @@ async def test_a_new_url_is_taken_up_at_once_in_backoff(library: Path) -> None:
     """S35, S36: the delay was that of the old one's server."""
     busy = Reply(status=503, fields=(("Retry-After", "3600"),))
     async with (
-        serve(PAYLOAD, lambda asked: busy if asked.target == "/busy" else Reply()) as origin,
+        serve(PAYLOAD, lambda _: busy) as old,
+        serve(PAYLOAD, address="127.0.0.2", host="127.0.0.2") as origin,  # another host: the first one is left alone
         open_engine(library, config=SMALL) as engine,
     ):
         with engine.events() as events:
-            await engine.offline(DownloadRequest(url=origin.url("busy"), id="x"))
+            await engine.offline(DownloadRequest(url=old.url("busy"), id="x"))
             async for event in events:
                 if isinstance(event, StateChanged) and event.reason is Reason.BACKOFF:
                     break
@@ -222,8 +223,7 @@ async def test_missing_credentials_are_told_and_not_waited_for(library: Path, mo
             with trio.fail_after(5), pytest.raises(DownloadFailed, match="x-key") as failed:
                 await engine.wait("x")
             assert failed.value.cause_code == "needs_credentials"
-            (event,) = told
-            assert isinstance(event, StateChanged)
+            (event,) = [event for event in told if isinstance(event, StateChanged)]
             assert (event.id, event.state, event.reason) == ("x", State.PENDING, Reason.NEEDS_CREDENTIALS)
             assert origin.asked == []
             offline = await (await engine.offline(DownloadRequest(url=origin.url(), **request))).wait()  # type: ignore[arg-type]

@@ -106,6 +106,19 @@ def test_what_is_put_back_stands_where_it_stood_under_the_priority_it_has_by_now
     assert taken(queue) == ["e1", "e2", "e0"]
 
 
+def test_a_kind_that_is_held_back_keeps_its_place_and_nobody_waiting() -> None:
+    queue = WaitingQueue()
+    for number in range(6):
+        queue.add(f"e{number}", 0, number, host="h", kind=number % 3)
+    queue.hold_back(frozenset({0, 2}))
+    assert queue.victim("e0", 0.0, []) is None
+    assert held(queue) == ["e1", "e4"]
+    queue.hold_back(frozenset({2}))
+    assert held(queue) == ["e0", "e3"]
+    queue.hold_back(frozenset())
+    assert held(queue) == ["e2", "e5"]
+
+
 def test_the_least_urgent_and_newest_gives_way_to_a_more_urgent_one() -> None:
     queue = WaitingQueue(per_host=2)
     for name, priority, host in (("a", 1, "x"), ("b", 0, "y"), ("c", 0, "y"), ("d", 2, "x")):
@@ -145,6 +158,7 @@ class Line(NamedTuple):
     sequence: int
     host: str
     group: str
+    kind: int
     not_before: float | None
 
 
@@ -155,6 +169,7 @@ class Model:
     per_host: int
     waiting: dict[str, Line] = field(default_factory=dict)
     running: dict[str, Line] = field(default_factory=dict)
+    held_back: frozenset[int] = frozenset()
 
     def count(self, name: str, value: str) -> int:
         return sum(bool(value) and getattr(line, name) == value for line in self.running.values())
@@ -164,6 +179,7 @@ class Model:
             entry_id: (-line.priority, self.count("host", line.host), self.count("group", line.group), line.sequence)
             for entry_id, line in self.waiting.items()
             if (line.not_before is None or line.not_before <= now)
+            and line.kind not in self.held_back
             and (not self.per_host or self.count("host", line.host) < self.per_host)
         }
         return min(ready, key=lambda entry_id: ready[entry_id]) if ready else None
@@ -174,10 +190,11 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(
             st.just("add"), st.sampled_from(IDS), st.integers(-1, 1), st.sampled_from(["", "x", "y", "z"]),
-            st.sampled_from(["", "g", "h"]), st.none() | st.integers(0, 5).map(float),
+            st.sampled_from(["", "g", "h"]), st.integers(0, 2), st.none() | st.integers(0, 5).map(float),
         ),
+        st.tuples(st.just("hold_back"), st.frozensets(st.integers(0, 2))),
         st.tuples(st.just("take"), st.integers(0, 5).map(float)),
-        st.tuples(st.sampled_from(["discard", "done", "put_back"]), st.sampled_from(IDS)),
+        st.tuples(st.sampled_from(["discard", "done", "put_back", "hurry"]), st.sampled_from(IDS)),
         st.tuples(st.just("prioritise"), st.sampled_from(IDS), st.integers(-1, 1)),
     ),
     min_size=10,
@@ -212,12 +229,19 @@ def test_every_turn_goes_where_the_rules_say(heaps: bool) -> None:
 
 def _step(queue: WaitingQueue, model: Model, step: tuple[object, ...], now: float) -> float:
     match step:
-        case ("add", str(name), int(priority), str(host), str(group), at):
+        case ("add", str(name), int(priority), str(host), str(group), int(kind), at):
             assert at is None or isinstance(at, float)
             if name not in model.running:
                 sequence = IDS.index(name)
-                queue.add(name, priority, sequence, at, host=host, group=group)
-                model.waiting[name] = Line(priority, sequence, host, group, at)
+                queue.add(name, priority, sequence, at, host=host, group=group, kind=kind)
+                model.waiting[name] = Line(priority, sequence, host, group, kind, at)
+        case ("hold_back", frozenset() as kinds):
+            queue.hold_back(kinds)
+            model.held_back = kinds
+        case ("hurry", str(name)):
+            queue.hurry(name)
+            if name in model.waiting:
+                model.waiting[name] = model.waiting[name]._replace(not_before=None)
         case ("take", float(later)):
             now = max(now, later)
             expected = model.take(now)

@@ -11,15 +11,18 @@ import pytest
 import trio
 
 from engine import DownloadRequest, EngineClosed, Reason, State, open_engine
+from engine.config import MIB
 from engine.control.manager import Manager
-from engine.errors import NotPermitted, Superseded, UnknownEntry
+from engine.errors import NotMounted, NotPermitted, Superseded, UnknownEntry
 from engine.files.filesystem import FileSystem
 from engine.model.events import Removed
 from engine.store.environment import Environment
 from tests.support.library import BIG_CHUNK, CHUNK, SMALL, claims, content, files_under, parts_under, payload_of, small
+from tests.support.mounts import mounted_tmpfs
 from tests.support.origin import Asked, Reply, plain, serve
 from tests.support.steps import Steps, step_transactions, stepping_files
-from tests.support.verbs import begin, manager_of, steps, told, until_state
+from tests.support.upkeep import upkeep_of
+from tests.support.verbs import begin, manager_of, repair_whole, steps, told, until_state
 
 PAYLOAD = payload_of(20 * BIG_CHUNK + 11, seed=411)
 ONE_CHUNK = payload_of(CHUNK - 7, seed=412)
@@ -269,6 +272,43 @@ async def test_a_folder_that_is_gone_counts_as_deleted(library: Path, tmp_path: 
         assert engine._services.store.tombstones.all() == []
 
 
+@pytest.mark.parametrize("how", ["by itself", "removed again", "at the next start"])
+async def test_a_file_on_a_disk_that_is_not_mounted_waits_for_it(library: Path, tmp_path: Path, how: str) -> None:
+    """A folder that is gone with its disk is told from one that was deleted; the file goes once the disk is back."""
+    config = small(space_check_interval_max_s=0.05 if how == "by itself" else 600.0)
+    disk = tmp_path / "disk"
+    with mounted_tmpfs(disk, 8 * MIB) as tmpfs:
+        async with serve(PAYLOAD) as origin, open_engine(library, config=config) as engine:
+            for name, place in (("x", disk), ("deep", disk / "a" / "b")):
+                request = DownloadRequest(url=origin.url(name), id=name, destination=f"{place}/{name}.bin")
+                await (await engine.offline(request)).wait()
+            tmpfs.hide()
+            for name in ("x", "deep"):
+                with pytest.raises(NotMounted, match="not mounted") as raised:
+                    await engine.remove(name)
+                assert "Mount its disk" in raised.value.advice
+                with pytest.raises(NotMounted):  # nor is the id free
+                    await engine.offline(DownloadRequest(url=origin.url(name), id=name))
+            assert len(engine._services.store.tombstones.all()) == 2
+            gone, tombstones = trio.Event(), engine._services.store.tombstones
+            engine._manager.removal.freed = lambda _id: None if tombstones.all() else gone.set()
+            if how != "at the next start":
+                tmpfs.show()
+            if how == "removed again":
+                for name in ("x", "deep"):
+                    await engine.remove(name)
+            if how == "by itself":
+                with trio.fail_after(20):
+                    await gone.wait()
+        if how == "at the next start":
+            async with open_engine(library, config=SMALL) as engine:
+                assert ["not mounted" in each.what for each in engine.recovered] == [True, True]
+            tmpfs.show()
+        async with open_engine(library, config=SMALL) as engine:
+            assert engine._services.store.tombstones.all() == []
+        assert files_under(disk) == set()
+
+
 async def test_a_target_is_free_again_once_its_entry_is_removed_or_paused(library: Path, tmp_path: Path) -> None:
     target = str(tmp_path / "film.bin")
     config = small(entries_at_once=1)
@@ -330,7 +370,7 @@ async def _cut_off_at(library: Path, step: int, verb: str, complete: bool, origi
                 await (await engine.offline(DownloadRequest(url=origin.url(), id="x"))).wait()
                 if verb != "remove":
                     origin.rate = 4e6
-                    await manager_of(engine).repair("x")
+                    await repair_whole(engine)
                     await until_state(engine, "x", State.IN_PROGRESS)
             else:
                 await begin(engine, origin)
@@ -349,10 +389,12 @@ async def _cut_off_at(library: Path, step: int, verb: str, complete: bool, origi
 async def test_after_the_close_every_verb_says_so(library: Path) -> None:
     async with open_engine(library, config=SMALL) as engine:
         manager = manager_of(engine)
-        for verb in (manager.pause, manager.resume, manager.cancel, manager.retry, manager.repair, manager.remove):
+        repair = upkeep_of(engine).repairs.repair
+        verbs = (manager.pause, manager.resume, manager.cancel, manager.retry, repair, manager.remove)
+        for verb in verbs:
             with pytest.raises(UnknownEntry):
                 await verb("nobody")
-    for verb in (manager.pause, manager.resume, manager.cancel, manager.retry, manager.repair, manager.remove):
+    for verb in verbs:
         with pytest.raises(EngineClosed):
             await verb("nobody")
     for for_all in (manager.remove_all, manager.retry_failed):

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from engine.config import TIB, Config
-from engine.control.requests import derive_id, entry_of, merge, split_fields
+from engine.control.requests import derive_id, entry_of, merge, split_fields, with_known_id
 from engine.errors import InvalidRequest
 from engine.model.records import DownloadEntry, DownloadRequest, Durability
 from engine.model.states import State
@@ -217,3 +218,29 @@ def test_any_request_is_taken_or_refused(request: DownloadRequest) -> None:
     assert made.url.startswith(("http://", "https://"))
     assert 0 < len(made.id.encode()) <= 512
     assert made.url.isascii()
+
+
+SPELLINGS = ("http://h.test/a#part", "HTTP://H.test/a", "http://h.test:80/a", "http://h.test/a")
+
+
+def test_one_url_is_one_entry_however_it_is_spelled() -> None:
+    assert len({derive_id(DownloadRequest(url=url)) for url in SPELLINGS}) == 1
+    assert derive_id(DownloadRequest(url="http://h.test/A")) != derive_id(DownloadRequest(url="http://h.test/a"))
+    assert derive_id(DownloadRequest(url="http://h.test/a?b")) != derive_id(DownloadRequest(url="http://h.test/a"))
+
+
+def test_the_id_of_a_plain_url_is_what_it_always_was() -> None:
+    """Version 0.1.0: the hash of the URL as it was spelled."""
+    text = "\x00http://h.test/a\x00\x00True"
+    assert derive_id(DownloadRequest(url="http://h.test/a")) == blake3(text.encode()).hexdigest(16)
+
+
+def test_the_id_that_an_older_version_gave_is_found() -> None:
+    url = "http://h.test/a#part"
+    older = blake3(f"\x00{url}\x00\x00True".encode()).hexdigest(16)
+    today = derive_id(DownloadRequest(url=url))
+    for there, wanted in (({older}, older), ({older, today}, None), ({today}, None), (set(), None)):
+        assert with_known_id(DownloadRequest(url=url), there.__contains__).id == wanted
+    assert with_known_id(DownloadRequest(url=url, id="own"), {older}.__contains__).id == "own"
+    with pytest.raises(InvalidRequest):
+        with_known_id(DownloadRequest(url="nothing"), set().__contains__)

@@ -75,6 +75,15 @@ def test_what_is_written_is_not_counted_twice() -> None:
     assert promised.outstanding(disk, 1) == 2048
 
 
+def test_what_is_said_to_be_written_is_not_looked_at() -> None:
+    disk, promised = Disk(10_240), Reservations()
+    promised.take("a", disk, 0, "/a", 8192, 0)
+    disk.written["/a"] = 0
+    promised.made("a")
+    promised.written("a")
+    assert promised.outstanding(disk, 1) == 0
+
+
 def test_a_file_that_was_given_its_name_is_owed_nothing() -> None:
     disk, promised = Disk(10_240), Reservations()
     promised.resume("a", 1, "/a", 8192)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from engine.errors import InputOutput, PartLost, TargetGone
+from engine.errors import InputOutput, PartBusy, PartLost, TargetGone
 from engine.files.filesystem import FileSystem
 from engine.files.part_file import (
     cut_surplus,
@@ -52,7 +53,7 @@ def test_a_file_that_took_the_number_of_a_lost_one(tmp_path: Path) -> None:
 
 
 def test_shorter_and_longer_parts_are_put_right(tmp_path: Path) -> None:
-    part = make(tmp_path)
+    make(tmp_path).close()
     os.truncate(tmp_path / NAME, 100)
     again = open_part(FileSystem(), str(tmp_path), NAME)
     restore_size(again, 5000, CONFIG)
@@ -61,12 +62,13 @@ def test_shorter_and_longer_parts_are_put_right(tmp_path: Path) -> None:
     cut_surplus(again, 5000)
     assert (again.size, os.stat(tmp_path / NAME).st_size) == (5000, 5000)
     again.close()
-    part.close()
 
 
 def test_finishing_finds_the_file_under_either_name(tmp_path: Path) -> None:
     files = FileSystem()
     part = make(tmp_path)
+    part.close()
+    folder_fd = files.open_folder(str(tmp_path))
     for name in (NAME, "film.mkv"):
         found = open_unfinished(files, finalizing(tmp_path, part))
         assert found.name == name
@@ -77,16 +79,17 @@ def test_finishing_finds_the_file_under_either_name(tmp_path: Path) -> None:
     with pytest.raises(PartLost):
         open_unfinished(files, replace(finalizing(tmp_path, part), inode=part.inode + 1))
     assert open_descriptors() == before
-    assert is_file(files, part.folder_fd, "film.mkv", part.inode, part.version)
-    assert not is_file(files, part.folder_fd, "film.mkv", part.inode, part.version + 1)
-    assert not is_file(files, part.folder_fd, "nothing", part.inode, part.version)
-    part.close()
+    assert is_file(files, folder_fd, "film.mkv", part.inode, part.version)
+    assert not is_file(files, folder_fd, "film.mkv", part.inode, part.version + 1)
+    assert not is_file(files, folder_fd, "nothing", part.inode, part.version)
+    files.close(folder_fd)
 
 
 def test_an_unfinished_part_is_opened_as_its_record_knows_it(tmp_path: Path) -> None:
     """D13, D14: under the final name only the very file of the record counts, by device, inode and version."""
     files = FileSystem()
     part = make(tmp_path)
+    part.close()
     fields = {"device": part.device, "inode": part.inode, "inode_version": part.version}
     record = record_for(tmp_path, phase=PartPhase.FINALIZING, **fields)
     os.link(tmp_path / NAME, tmp_path / "film.mkv")
@@ -102,7 +105,45 @@ def test_an_unfinished_part_is_opened_as_its_record_knows_it(tmp_path: Path) -> 
         with pytest.raises(PartLost):
             open_unfinished(files, record_for(tmp_path, phase=PartPhase.FINALIZING, **(fields | {field: value + 1})))
     assert open_descriptors() == before
+
+
+def test_one_part_has_one_writer(tmp_path: Path) -> None:
+    """Engines with other roots may come to one folder: who is second is told, and changes nothing (L7)."""
+    files = FileSystem()
+    part = make(tmp_path)
+    inode = os.stat(tmp_path / NAME).st_ino
+    before = open_descriptors()
+    with pytest.raises(PartBusy) as raised:
+        open_part(files, str(tmp_path), NAME)
+    with pytest.raises(PartBusy):
+        make(tmp_path)
+    assert raised.value.retryable
+    assert os.stat(tmp_path / NAME).st_ino == inode
+    assert open_descriptors() == before
     part.close()
+    open_part(files, str(tmp_path), NAME).close()
+    make(tmp_path).close()
+
+
+def test_where_there_are_no_locks_it_goes_without(tmp_path: Path) -> None:
+    class Lockless(FileSystem):
+        def try_lock(self, fd: int) -> bool:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    make(tmp_path).close()
+    open_part(Lockless(), str(tmp_path), NAME).close()
+
+
+def test_a_lock_that_fails_otherwise_is_told(tmp_path: Path) -> None:
+    class Failing(FileSystem):
+        def try_lock(self, fd: int) -> bool:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    make(tmp_path).close()
+    before = open_descriptors()
+    with pytest.raises(InputOutput):
+        open_part(Failing(), str(tmp_path), NAME)
+    assert open_descriptors() == before
 
 
 def test_a_finished_file_is_opened_whatever_the_user_made_of_it(tmp_path: Path) -> None:

@@ -131,14 +131,24 @@ def test_a_race_for_one_name_has_one_winner(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_goes_away_while_its_part_is_open(tmp_path: Path) -> None:
-    """D22: renamed, it is still the same folder; removed, the error says so."""
+    """D22: renamed or replaced, the record would tell of a file that is not there; removed, the error says so."""
     folder = tmp_path / "music"
     folder.mkdir()
     part = make(folder)
     folder.rename(tmp_path / "renamed")
+    for _ in range(2):
+        with pytest.raises(TargetGone, match="moved"):
+            publish(part, record_for(folder), overwrite=False)
+        folder.mkdir(exist_ok=True)  # another one in its place
+    assert os.listdir(tmp_path / "renamed") == [part.name]
+    assert os.listdir(folder) == []
+    folder.rmdir()
+    (tmp_path / "renamed").rename(folder)
     publish(part, record_for(folder), overwrite=False)
-    assert (tmp_path / "renamed" / "film.mkv").exists()
+    assert os.listdir(folder) == ["film.mkv"]
     part.close()
+    (folder / "film.mkv").unlink()
+    folder.rmdir()
     with pytest.raises(TargetGone):
         make(folder)
     (tmp_path / "plain").write_bytes(b"")

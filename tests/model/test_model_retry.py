@@ -22,6 +22,7 @@ from engine.errors import (
     InvalidRequest,
     NoRoute,
     NoSpace,
+    QuotaReached,
     ResolverDown,
     Stalled,
     StoreError,
@@ -42,10 +43,10 @@ ERRORS: list[EngineError] = [
 ]
 
 
-class QuotaFull(NoSpace):
+class InodesFull(NoSpace):
     """A class that has no policy of its own."""
 
-    code = "quota"
+    code = "inodes"
 
 
 @given(st.sampled_from(ERRORS), st.integers(1, 2000), st.floats(0, 10), st.floats(0, 100), st.integers())
@@ -142,9 +143,11 @@ def test_what_all_hosts_do_is_the_networks_fault(error: EngineError) -> None:
 
 
 def test_a_full_disk_parks_whatever_the_class_below_is_called() -> None:
-    for error in (NoSpace("x"), QuotaFull("x")):
+    for error in (NoSpace("x"), InodesFull("x")):
         decision = decide(error, 1, Config(), random.Random(1))
         assert (decision.event, decision.reason, decision.delay_s) == (Event.PAUSE, Reason.DISK, None)
+    reached = decide(QuotaReached("x"), 1, Config(), random.Random(1))
+    assert (reached.event, reached.reason, reached.delay_s) == (Event.PAUSE, Reason.QUOTA, None)
 
 
 def test_who_has_no_descriptors_left_waits_longer() -> None:

@@ -182,7 +182,7 @@ def test_what_can_be_compared(representation: Representation, comparable: bool) 
     "wrong",
     [
         {"chunk_bytes": 1000}, {"chunk_bytes": 512}, {"small_chunk_bytes": 3 * 1024}, {"small_chunk_bytes": 1 << 21},
-        {"buffer_count": 1}, {"commit_window_bytes": 1}, {"connections_per_entry": 0}, {"connections_per_entry": 99},
+        {"buffer_count": 1}, {"commit_window_bytes": 1}, {"connections_per_entry": -1}, {"connections_per_entry": 99},
         {"idle_timeout_s": -1.0}, {"free_space_reserve_bytes": -1},
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from enum import Enum
 import trio
 
 from engine.net.url import Url, parse_url
+from tests.support.origin import read_request
 
 
 class End(Enum):
@@ -99,22 +100,12 @@ async def _talk(
     stream: trio.abc.Stream = transport if tls is None else trio.SSLStream(transport, tls, server_side=True)
     number = 0
     with sock, suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # these clients leave when they like
-        while (raw := await _read_request(stream)) is not None:
+        while (raw := await read_request(stream)) is not None:
             number += 1
             asked = Asked(connection, number, raw.split(b" ", 2)[1].decode("ascii"), raw)
             server.asked.append(asked)
             if await _play(script(asked), stream, sock):
                 break
-
-
-async def _read_request(stream: trio.abc.Stream) -> bytes | None:
-    raw = bytearray()
-    while not raw.endswith(b"\r\n\r\n"):
-        data = await stream.receive_some(4096)
-        if not data:
-            return None
-        raw += data
-    return bytes(raw)
 
 
 async def _play(steps: Sequence[Step], stream: trio.abc.Stream, sock: trio.socket.SocketType) -> bool:

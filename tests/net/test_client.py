@@ -20,12 +20,15 @@ from engine.errors import (
     Stalled,
     TransferError,
 )
+from engine.net.addresses import AddressPolicy
 from engine.net.client import Client
 from engine.net.connection import Exchange
+from engine.net.trust import Trust
 from engine.net.url import Url, parse_url
 from tests.net.script_server import Asked, End, Script, ScriptServer, Step, answer, serve
 
 QUICK = Config(connect_timeout_s=0.5, first_byte_timeout_s=0.3, idle_timeout_s=0.3)
+HERE = Trust(addresses=AddressPolicy(allow=("127.0.0.0/8",)))  # names and redirects may lead to this machine
 Fields = tuple[tuple[str, str], ...]
 
 
@@ -124,7 +127,7 @@ async def test_only_an_unbroken_row_of_permanent_redirects_is_permanent() -> Non
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 async def test_s33_callers_fields_never_cross_an_origin_nor_come_back(host: str) -> None:
     """There (another host, or only another port) and back again: whatever its name or spelling, nothing is sent."""
-    client = Client(QUICK)
+    client = Client(QUICK, trust=HERE)
     secrets = (("Authorization", "Bearer s"), ("cookie", "a=s"), ("X-Api-Key", "s"), ("AUTHORIZATION", "s"))
     other: ScriptServer
 
@@ -316,7 +319,7 @@ async def test_n1_unknown_host() -> None:
 
 
 async def test_the_resolver_is_the_seam() -> None:
-    client = Client(QUICK)
+    client = Client(QUICK, trust=HERE)
     trio.socket.set_custom_hostname_resolver(Names("127.0.0.1"))
     async with serve(lambda _: [answer(b"x")], host="media.example") as server:
         assert (await get(client, server.url()))[1] == b"x"

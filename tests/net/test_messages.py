@@ -15,7 +15,9 @@ import trustme
 
 from engine.config import Config
 from engine.errors import Fault, NetworkError, ProtocolViolation, TlsError, TooManyFiles, TransferError
+from engine.net.addresses import AddressPolicy
 from engine.net.client import Client
+from engine.net.trust import Trust
 from engine.net.url import parse_url
 from tests.net.script_server import End, Step, answer, serve
 from tests.net.test_client import get, redirect
@@ -81,7 +83,7 @@ async def test_an_unknown_authority_is_told_once() -> None:
 
 
 async def test_where_a_redirect_led_is_told_without_its_secrets() -> None:
-    client = Client(QUICK)
+    client = Client(QUICK, trust=Trust(addresses=AddressPolicy(allow=("127.0.0.1",))))
     with refusing() as port:
         origin = f"http://127.0.0.1:{port}"
         async with serve(lambda _: [redirect(origin + TARGET)]) as server:

@@ -12,9 +12,11 @@ import trio.testing
 from engine.config import Config
 from engine.errors import ConnectRefused, EngineClosed
 from engine.net.connection import Connection, Phase
-from engine.net.dialer import Dialer
+from engine.net.dialer import Dialer, Route
 from engine.net.link import Link
-from engine.net.pool import Pool, PoolKey, candidates, expired, surplus_of
+from engine.net.pool import Pool, candidates, expired, surplus_of
+from engine.net.tls import Tls
+from engine.net.trust import Trust
 from engine.net.url import Origin
 
 A, B, C = (Origin("http", name, 80) for name in ("a.example", "b.example", "c.example"))
@@ -31,13 +33,13 @@ class PairDialer(Dialer):
         self.refuses = False
         self.takes_s = 0.0
 
-    async def connect(self, origin: Origin) -> Link:
+    async def connect(self, route: Route) -> Link:
         await trio.sleep(self.takes_s)
         if self.gate is not None:
             await self.gate.wait()
         if self.refuses:
             raise ConnectRefused("no")
-        self.dialed.append(origin)
+        self.dialed.append(route.origin)
         near, far = socket.socketpair()
         near.setblocking(False)
         self.far.append(far)
@@ -86,10 +88,23 @@ async def test_s41_another_trust_is_another_connection(dialer: PairDialer) -> No
     secure = Origin("https", "a.example", 443)
     first = await pool.acquire(secure)
     finish(pool, first)
-    dialer.label = "cafile:other"
+    dialer._tls = Tls(Trust(insecure=("https://a.example",)), 1.0)
     second = await pool.acquire(secure)
     assert second is not first
     discard(pool, second)
+    await pool.aclose()
+
+
+async def test_s41_what_the_caller_named_is_not_there_for_a_redirect(dialer: PairDialer) -> None:
+    """The address was allowed because the caller wrote it; a server that sends us there gets no use of that."""
+    pool = Pool(Config(), dialer)
+    own = Origin("http", "127.0.0.1", 80)
+    finish(pool, first := await pool.acquire(own, named=True))
+    second = await pool.acquire(own)
+    assert second is not first
+    discard(pool, second)
+    assert await pool.acquire(own, named=True) is first
+    discard(pool, first)
     await pool.aclose()
 
 
@@ -243,7 +258,7 @@ async def test_closing_ends_waiters_diallers_and_users(dialer: PairDialer) -> No
 
 
 def test_decisions() -> None:
-    a, b = PoolKey(A, ""), PoolKey(B, "")
+    a, b = Route(A), Route(B)
     assert expired([0.0, 5.0, 10.0], 11.0, 5.0) == [0, 1]
     assert candidates([a, b, a], a) == [2, 0]
     assert surplus_of([a, b, a, a], a, 1) == [0, 2]

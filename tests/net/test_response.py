@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.config import Config
-from engine.errors import BadRange, Changed, Encoded, HttpStatus, ProtocolViolation, TransferError
+from engine.errors import BadRange, Changed, Encoded, HttpStatus, PerhapsChanged, ProtocolViolation, TransferError
 from engine.model.records import Representation
 from engine.net.head import Head, scan_head
 from engine.net.response import Answer, AnswerKind, judge, representation_of
@@ -33,17 +33,20 @@ BELIEVED: dict[str, tuple[Head, Asked, Representation | None, tuple[AnswerKind, 
     "206 shorter": (part("bytes 0-49/1000", 50), (0, 100), None, (AnswerKind.RANGE, 0, 50, 1000)),
     "206 of a short file": (part("bytes 0-9/10", 10), (0, 100), None, (AnswerKind.RANGE, 0, 10, 10)),
     "206 a little early": (part("bytes 5-99/1000", 95), (50, 100), None, (AnswerKind.RANGE, 5, 100, 1000)),
-    "206 total known from before": (part("bytes 0-99/*", 100), (0, 100), KNOWN, (AnswerKind.RANGE, 0, 100, 1000)),
+    "206 total known from before": (
+        part("bytes 0-99/*", 100, 'ETag: "a"'), (0, 100), KNOWN, (AnswerKind.RANGE, 0, 100, 1000)),
     "206 same validators": (
         part("bytes 0-99/1000", 100, 'ETag: "a"', f"Last-Modified: {KNOWN.last_modified}"),
         (0, 100), KNOWN, (AnswerKind.RANGE, 0, 100, 1000)),
     "206 weak ETag says nothing": (
-        part("bytes 0-99/1000", 100, 'ETag: W/"b"'), (0, 100), KNOWN, (AnswerKind.RANGE, 0, 100, 1000)),
+        part("bytes 0-99/1000", 100, 'ETag: W/"b"', f"Last-Modified: {KNOWN.last_modified}"),
+        (0, 100), KNOWN, (AnswerKind.RANGE, 0, 100, 1000)),
     "206 identity": (
         part("bytes 0-99/1000", 100, "Content-Encoding: identity"), (0, 100), None, (AnswerKind.RANGE, 0, 100, 1000)),
     "200": (made(200, "Content-Length: 1000"), None, None, (AnswerKind.WHOLE, 0, 1000, 1000)),
-    "200 without length": (made(200), None, KNOWN, (AnswerKind.WHOLE, 0, None, None)),
-    "S6 200 to a range": (made(200, "Content-Length: 1000"), (500, 600), KNOWN, (AnswerKind.WHOLE, 0, 1000, 1000)),
+    "200 without length": (made(200, 'ETag: "a"'), None, KNOWN, (AnswerKind.WHOLE, 0, None, None)),
+    "S6 200 to a range": (
+        made(200, "Content-Length: 1000", 'ETag: "a"'), (500, 600), KNOWN, (AnswerKind.WHOLE, 0, 1000, 1000)),
     "S7 416": (made(416, "Content-Range: bytes */1000", "Content-Length: 0"), (1000, None), KNOWN,
                (AnswerKind.UNSATISFIED, 0, 0, 1000)),
     "S7 416 without total": (made(416, "Content-Length: 0"), (9, None), None, (AnswerKind.UNSATISFIED, 0, 0, None)),
@@ -68,6 +71,10 @@ REFUSED: dict[str, tuple[Head, Asked, Representation | None, type[TransferError]
         part("bytes 0-99/1000", 100, "Content-Type: Multipart/byteranges; boundary=x"), (0, 100), None, BadRange),
     "206 unasked": (part("bytes 0-99/1000", 100), None, None, BadRange),
     "S9 ETag changed": (part("bytes 0-99/1000", 100, 'ETag: "b"'), (0, 100), KNOWN, Changed),
+    "S9 ETag changed, the same date": (
+        part("bytes 0-99/1000", 100, 'ETag: "b"', f"Last-Modified: {KNOWN.last_modified}"), (0, 100), KNOWN,
+        PerhapsChanged),
+    "S9 no validator any more": (part("bytes 0-99/1000", 100), (0, 100), KNOWN, PerhapsChanged),
     "S9 Last-Modified changed": (
         part("bytes 0-99/1000", 100, "Last-Modified: Fri, 02 Jan 2026 00:00:00 GMT"), (0, 100), KNOWN, Changed),
     "S9 200 with another ETag": (made(200, "Content-Length: 1000", 'ETag: "b"'), (0, 100), KNOWN, Changed),

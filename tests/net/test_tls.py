@@ -24,18 +24,6 @@ NAME = "localhost"
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def cafile(authority: trustme.CA, tmp_path: Path) -> str:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
-
-
 def server_side(cert: trustme.LeafCert) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     cert.configure_cert(context)
@@ -204,8 +192,8 @@ async def test_a_second_connection_resumes_the_session_of_the_first(authority: t
     async with serve(lambda _: [answer(b"x" * 100)], tls=tls, host=NAME) as server:
         assert await fetch(client, server.base) == b"x" * 100
         origin = parse_url(server.base).origin
-        again = await client.pool.acquire(origin, fresh=True)
-        other = await client.pool.acquire(parse_url(server.base.replace(NAME, "127.0.0.1")).origin)
+        again = await client.pool.acquire(origin, fresh=True, named=True)
+        other = await client.pool.acquire(parse_url(server.base.replace(NAME, "127.0.0.1")).origin, named=True)
         assert again._link.resumed
         assert not other._link.resumed, "a session belongs to the name that its certificate was checked for"
         client.pool.release(again, reusable=False)

@@ -58,6 +58,17 @@ def test_m16_refused(text: str) -> None:
         parse_url(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["http://u:s3cret@h/", "http://u:s3cret@h:0/", "http://u:s3cret℀@h/", "http://u:s3cret@[/", "http://h:s3cret/",
+     "http://u:s3cret@h\\x", "ftp://u:s3cret@h/", "http://h/?s3cret\n", "http://h℀/?token=s3cret"],
+)  # fmt: skip
+def test_m24_what_is_wrong_is_told_without_repeating_the_url(text: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parse_url(text)
+    assert "s3cret" not in str(raised.value)
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_parsed_or_refused(tail: str) -> None:
     try:

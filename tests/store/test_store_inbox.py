@@ -312,12 +312,14 @@ def test_the_entries_of_a_command_for_all_are_those_that_were_there(root: str) -
         store.add(entry(name, scope="x" if name == "b" else ""))
     store.transition("c", Event.PAUSE, epoch=1, now=1.0, reason=Reason.USER)
     store.close()
-    every, scoped = leave(root, command("", Verb.CANCEL, every=True), command("", Verb.RESUME, every=True, scope="x"))
+    every, scoped = leave(
+        root, command("", Verb.REMOVE, every=True), command("", Verb.PRIORITISE, every=True, scope="x")
+    )
     store = open_store(root)
     begun = [one.command for one in store.inbox.begin([every.number, scoped.number])]
     store.add(entry("later"))
     assert store.inbox.targets(begun[0]) == ["a", "b", "c"]
-    assert store.inbox.targets(begun[1]) == []
+    assert store.inbox.targets(begun[1]) == ["b"]
     store.close()
 
 

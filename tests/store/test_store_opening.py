@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -360,17 +359,6 @@ def test_l23_no_descriptor_of_the_store_reaches_a_child_program(root: str, store
     inside = [fd for fd in map(int, os.listdir("/proc/self/fd")) if _target(fd).startswith(root)]
     assert len(inside) >= 3
     assert all(not os.get_inheritable(fd) for fd in inside)
-
-
-def test_a_copied_store_is_told_by_path_not_by_uuid(root: str) -> None:
-    store = open_store(root)
-    store.add(entry("a"))
-    store.close()
-    shutil.copytree(root, root + "-copy")
-    copy = open_store(root + "-copy")
-    assert copy.uuid == store.uuid
-    assert copy.get("a") is not None
-    copy.close()
 
 
 def _target(fd: int) -> str:

@@ -20,7 +20,7 @@ from engine.store.codec import Table
 from engine.store.lease import LOCK_NAME
 from engine.store.opening import DATA_NAME
 from engine.store.state_store import StateStore
-from engine.store.structure import check_structure
+from engine.store.structure import MARK_NAME, check_structure
 from engine.store.translate import translate
 from tests.store.helpers import add_running, commit, entry, open_store, raw_store, run_child
 
@@ -134,12 +134,9 @@ def spoil_roots(root: str) -> bytes:
     return whole
 
 
-@pytest.mark.parametrize("ended", ["in order", "killed"])
-def test_a_large_file_is_walked_when_its_last_owner_did_not_end_in_order(
-    root: str, monkeypatch: pytest.MonkeyPatch, ended: str
-) -> None:
-    fill(root)
-    monkeypatch.setattr(structure, "ALWAYS_CHECKED_BYTES", 0)
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The data files that are walked."""
     walked: list[str] = []
     first_problem = structure.first_problem
 
@@ -148,13 +145,88 @@ def test_a_large_file_is_walked_when_its_last_owner_did_not_end_in_order(
         return first_problem(data)
 
     monkeypatch.setattr(structure, "first_problem", counted)
+    return walked
+
+
+@pytest.mark.parametrize("ended", ["in order", "killed"])
+def test_a_file_is_walked_when_its_last_owner_did_not_end_in_order(root: str, walks: list[str], ended: str) -> None:
+    """Whatever its mark says."""
+    fill(root)
+    walks.clear()
     if ended == "killed":
         (Path(root) / LOCK_NAME).write_text('{"pid": 1, "started": 1.0}')
     open_store(root).close()
-    assert len(walked) == (1 if ended == "killed" else 0)
-    if ended == "killed":
-        open_store(root).close()
-        assert len(walked) == 1, "the session between ended in order"
+    assert len(walks) == (1 if ended == "killed" else 0)
+    open_store(root).close()
+    assert len(walks) == (1 if ended == "killed" else 0), "the session between ended in order"
+
+
+def test_a_store_that_was_closed_in_order_is_not_walked_again(root: str, walks: list[str]) -> None:
+    fill(root)
+    walks.clear()
+    StateStore.open_readonly(root, Config(), FileSystem()).close()
+    store = open_store(root)
+    assert walks == []
+    store.add(entry("more"))
+    store.close()
+    open_store(root).close()
+    assert walks == []
+    store = open_store(root)
+    store.add(entry("most"))
+    store.close(clean=False)
+    open_store(root).close()
+    assert len(walks) == 1, "the mark is of an earlier end"
+
+
+@pytest.mark.parametrize("how", ["touched", "longer", "another file", "half a mark", "no mark", "written by a guest"])
+def test_a_mark_that_does_not_fit_is_not_believed(root: str, walks: list[str], how: str) -> None:
+    fill(root)
+    data, mark = Path(root) / "store" / DATA_NAME, Path(root) / "store" / MARK_NAME
+    if how == "touched":
+        os.utime(data)
+    elif how == "longer":
+        os.truncate(data, data.stat().st_size + PAGE)
+    elif how == "another file":
+        whole, info = data.read_bytes(), data.stat()
+        data.rename(data.with_name("old"))
+        data.write_bytes(whole)
+        os.utime(data, ns=(info.st_atime_ns, info.st_mtime_ns))
+    elif how == "half a mark":
+        mark.write_bytes(mark.read_bytes()[:-9])
+    elif how == "no mark":
+        mark.unlink()
+    else:
+        with raw_store(root) as environment, environment.begin(write=True) as txn:
+            txn.put(b"note", b"x", db=environment.open_db(b"meta", txn=txn, create=False))
+    walks.clear()
+    open_store(root).close()
+    assert len(walks) == 1
+    open_store(root).close()
+    assert len(walks) == 1
+
+
+@pytest.mark.parametrize(("later_s", "walked"), [(6 * 86_400.0, 0), (8 * 86_400.0, 1), (-1.0, 1)])
+def test_a_mark_is_believed_for_a_week(root: str, walks: list[str], later_s: float, walked: int) -> None:
+    """Disks rot also what nobody writes; and a clock that was set back says nothing."""
+    fill(root)
+    walks.clear()
+    for at in (100.0 + later_s, 101.0 + later_s):
+        StateStore.open(root, Config(), FileSystem(), now=at).close()
+    assert len(walks) == walked
+
+
+def test_a_large_file_is_walked_without_a_fitting_mark(
+    root: str, walks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its owner; who only looks beside one is not kept waiting."""
+    fill(root)
+    (Path(root) / "store" / MARK_NAME).unlink()
+    monkeypatch.setattr(structure, "ALWAYS_CHECKED_BYTES", 0)
+    walks.clear()
+    StateStore.open_readonly(root, Config(), FileSystem()).close()
+    assert walks == []
+    open_store(root).close()
+    assert len(walks) == 1
 
 
 def test_after_a_refusal_the_next_opening_looks_as_closely(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +244,7 @@ def test_after_a_refusal_the_next_opening_looks_as_closely(root: str, monkeypatc
 def test_what_is_seen_while_another_process_commits_proves_nothing(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk that met a commit is done again; only what is found in a still file counts."""
     fill(root)
+    (Path(root) / "store" / MARK_NAME).unlink()
     data = str(Path(root) / "store" / DATA_NAME)
     seen: list[str] = []
 

@@ -36,7 +36,9 @@ def completed(store: StateStore) -> OfflineEntry:
 def test_removing_drops_every_record_and_names_the_files(store: StateStore) -> None:
     running(store)
     tombstone = store.tombstones.bury("a")
-    assert tombstone == Tombstone(id="a", epoch=1, attempt=1, doomed=(Doomed(folder="/media", names=("p.part",)),))
+    assert tombstone == Tombstone(
+        id="a", epoch=1, attempt=1, doomed=(Doomed(folder="/media", names=("p.part",), device=1),)
+    )
     assert store.get("a") is None
     assert store.parts("a") == ()
     assert store.held_runs("a", 0, 100) == []
@@ -92,7 +94,7 @@ def test_cancelling_drops_the_parts_in_the_same_transaction(store: StateStore) -
     assert cancelled.state is State.CANCELLED
     assert store.parts("a") == ()
     (tombstone,) = store.tombstones.all()
-    assert (tombstone.removed, tombstone.doomed) == (False, (Doomed(folder="/media", names=("p.part",)),))
+    assert (tombstone.removed, tombstone.doomed) == (False, (Doomed(folder="/media", names=("p.part",), device=1),))
     assert store.commit_chunks([commit("a", [5])]) == [None], "a late commit finds nothing of its own"
 
 
@@ -122,7 +124,7 @@ def test_an_entry_that_never_ran_leaves_no_tombstone(store: StateStore) -> None:
 def test_a_cancelled_entry_that_is_removed_keeps_both_duties(store: StateStore) -> None:
     running(store)
     store.transition("a", Event.CANCEL, epoch=1, now=3.0)
-    assert store.tombstones.bury("a").doomed == (Doomed(folder="/media", names=("p.part",)),)
+    assert store.tombstones.bury("a").doomed == (Doomed(folder="/media", names=("p.part",), device=1),)
 
 
 def test_an_unknown_entry_cannot_be_removed(store: StateStore) -> None:

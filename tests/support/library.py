@@ -41,6 +41,8 @@ SMALL = Config(
     progress_interval_s=0.02,
     backoff_base_s=0.01,
     backoff_max_s=0.02,
+    breaker_open_s=0.02,
+    breaker_open_max_s=0.05,
 )
 
 

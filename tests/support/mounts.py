@@ -27,6 +27,20 @@ class TinyTmpfs:
         """Make it writable again."""
         self._remount("rw")
 
+    def hide(self) -> None:
+        """Unmount it as far as its path is concerned; what is in it stays."""
+        away = self.path.with_name(self.path.name + "-away")
+        away.mkdir()
+        _run("mount", "--bind", str(self.path), str(away))
+        _run("umount", str(self.path))
+
+    def show(self) -> None:
+        """Mount it again."""
+        away = self.path.with_name(self.path.name + "-away")
+        _run("mount", "--bind", str(away), str(self.path))
+        _run("umount", str(away))
+        away.rmdir()
+
     def _remount(self, option: str) -> None:
         _run("mount", "-o", f"remount,{option}", str(self.path))
 

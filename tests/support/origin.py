@@ -163,7 +163,7 @@ async def _talk(sock: trio.socket.SocketType, origin: Origin, connection: int, t
     stream: trio.abc.Stream = transport if tls is None else trio.SSLStream(transport, tls, server_side=True)
     # Engines of these tests are stopped and killed at any moment: a client that is gone is not the origin's trouble.
     with sock, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        while (raw := await _read_request(stream)) is not None:
+        while (raw := await read_request(stream)) is not None:
             asked = _parse(raw, len(origin.asked) + 1, connection)
             origin.asked.append(asked)
             origin.moved()
@@ -176,7 +176,7 @@ async def _talk(sock: trio.socket.SocketType, origin: Origin, connection: int, t
                 break
 
 
-async def _read_request(stream: trio.abc.Stream) -> bytes | None:
+async def read_request(stream: trio.abc.Stream) -> bytes | None:
     raw = bytearray()
     while not raw.endswith(b"\r\n\r\n"):
         data = await stream.receive_some(4096)

@@ -15,13 +15,16 @@ from engine import (
     Engine,
     OfflineEntry,
     Reason,
+    Resolver,
     RunStats,
     State,
     StateChanged,
     open_engine,
 )
 from engine.config import Config
+from engine.control.explain import explain
 from engine.files.filesystem import FileSystem
+from engine.net.trust import DEFAULT_TRUST, Trust
 from tests.support.library import SMALL, check_claim, claims, content, files_under, hash_of, parts_under
 
 
@@ -44,9 +47,12 @@ async def run(
     config: Config = SMALL,
     files: FileSystem | None = None,
     cafile: str | None = None,
+    trust: Trust = DEFAULT_TRUST,
+    resolver: Resolver | None = None,
 ) -> Outcome:
     """Ask a new engine for the download and wait for its end, good or bad, or until it is parked."""
-    async with open_engine(root, config=config, files=files, cafile=cafile, seed=1) as engine:
+    seams = {"config": config, "files": files, "cafile": cafile, "trust": trust, "resolver": resolver}
+    async with open_engine(root, seed=1, **seams) as engine:  # type: ignore[arg-type]  # as they are declared above
         download = await engine.offline(request)
         offline, code, message = None, "", ""
         try:
@@ -93,6 +99,15 @@ def assert_parked(outcome: Outcome) -> None:
     assert error.advice
     assert outcome.entry.attempts[-1].error == error
     assert outcome.offline is None
+
+
+def assert_waits_for_a_url(outcome: Outcome) -> None:
+    """PAUSED until it is asked for again with another URL, which its error and its explanation say."""
+    assert (outcome.entry.state, outcome.entry.state_reason) == (State.PAUSED, Reason.NEEDS_URL), outcome.message
+    assert outcome.code == "needs_url"
+    assert outcome.entry.last_error is not None
+    assert "same id" in outcome.entry.last_error.advice
+    assert "URL" in explain(outcome.entry).text
 
 
 def assert_failed(outcome: Outcome, code: str, status: int | None = None) -> None:

@@ -23,6 +23,7 @@ from engine.errors import ConnectionLost, EngineError
 from engine.model.events import EngineEvent
 from engine.model.records import DownloadEntry
 from engine.model.states import Event, Reason, State, advance
+from engine.net.hosts import Hosts
 from engine.store.entries import PendingLine
 from engine.transfer.services import Services
 from engine.transfer.targets import Targets
@@ -171,6 +172,7 @@ class Stage:
             SimpleNamespace(
                 config=self.config, store=self.records, write=write, work=write, now=trio.current_time,
                 emit=self.events.append, rng=Random(1), targets=Targets(),
+                client=SimpleNamespace(hosts=Hosts(self.config)), resolver=None,
             ),
         )  # fmt: skip
         async with trio.open_nursery() as nursery:

@@ -8,12 +8,14 @@ from typing import Any
 
 import trio
 
-from engine import DownloadRequest, Engine, Reason, State, StateChanged
+from engine import DownloadRequest, Engine, Health, Reason, State, StateChanged
 from engine.control.manager import Manager
 from engine.control.moves import Moves
+from engine.control.verify import Repair
 from engine.model.events import EngineEvent, Removed
-from tests.support.library import BIG_CHUNK
+from tests.support.library import BIG_CHUNK, CHUNK, content
 from tests.support.origin import Origin
+from tests.support.upkeep import spoil
 
 
 def manager_of(engine: Engine) -> Manager:
@@ -32,6 +34,16 @@ async def begin(engine: Engine, origin: Origin, entry_id: str = "x", **fields: A
     before = origin.sent
     await engine.offline(DownloadRequest(url=origin.url(), id=entry_id, **fields))
     await origin.until_sent(before + 8 * BIG_CHUNK)
+
+
+async def repair_whole(engine: Engine, entry_id: str = "x") -> bytes:
+    """Begin the repair of a finished file of which every chunk has rotted; returns what is in it meanwhile."""
+    offline = await engine.offline_entry(entry_id)
+    assert offline is not None
+    spoil(offline.path, range(0, offline.size, CHUNK))
+    found = await engine.repair(entry_id)
+    assert (found.health, found.repair) == (Health.CORRUPT, Repair.WHOLE)
+    return content(offline.path)
 
 
 @asynccontextmanager

@@ -131,3 +131,94 @@ def test_all_million_leases_can_be_taken_and_given_back() -> None:
         plan.give_back(lease.first, lease.count)
     assert plan.unclaimed == 1000
     assert plan.lease() == leases[-1000]
+
+
+def active(plan: Plan, now: float, limit: int | None = None) -> Lease:
+    """A lease that a fetcher began now."""
+    lease = plan.lease(limit)
+    assert lease is not None
+    lease.began = lease.since = now
+    return lease
+
+
+def test_an_idle_fetcher_takes_the_upper_half_of_the_slowest_lease() -> None:
+    plan = Plan(ChunkGrid(40 * CHUNK, CHUNK), Bitmap(40), 1, CONFIG)
+    fast, slow = active(plan, 0.0, 20), active(plan, 0.0, 20)
+    for _ in range(18):
+        plan.advance(fast, 9.0)
+    plan.advance(slow, 5.0)
+    stolen = plan.steal(10.0)
+    assert stolen == Lease(31, 9)
+    assert (slow.first, slow.end, slow.at) == (20, 31, 21)
+    assert plan.unclaimed == 0
+
+
+def test_what_is_nearly_done_is_not_stolen() -> None:
+    """A new connection costs more than a second of work; and the chunk on its way stays where it is."""
+    plan = Plan(ChunkGrid(4 * CHUNK, CHUNK), Bitmap(4), 1, CONFIG)
+    lease = active(plan, 0.0, 4)
+    assert plan.steal(0.1) is None
+    for _ in range(3):
+        plan.advance(lease, 10.0)
+    assert plan.steal(100.0) is None
+    assert (lease.at, lease.end) == (3, 4)
+
+
+def test_the_first_of_two_that_have_a_chunk_seals_it() -> None:
+    plan = Plan(ChunkGrid(2 * CHUNK, CHUNK), Bitmap(2), 1, CONFIG)
+    late, other = active(plan, 0.0, 1), active(plan, 0.0, 1)
+    plan.advance(other, 0.5)
+    plan.done(other)
+    cut: list[bool] = []
+    late.cut = lambda: cut.append(True)
+    assert plan.duplicate(0.9) is None
+    again = plan.duplicate(5.0)
+    assert again == Lease(0, 1)
+    assert plan.duplicate(50.0) is None, "twice is enough"
+    assert plan.win(again)
+    assert cut == [True]
+    assert not plan.win(late)
+    plan.advance(again, 6.0)
+    for lease in (late, again):
+        plan.done(lease)
+    assert plan.finished
+
+
+@pytest.mark.parametrize("first_to_fail", ["late", "again"])
+def test_of_two_that_fetch_a_chunk_one_may_fail(first_to_fail: str) -> None:
+    """The other goes on alone; only when both failed is the chunk missing again, and then once."""
+    plan = Plan(ChunkGrid(CHUNK, CHUNK), Bitmap(1), 1, CONFIG)
+    late = active(plan, 0.0)
+    again = plan.duplicate(5.0)
+    assert again is not None
+    failing, left = (late, again) if first_to_fail == "late" else (again, late)
+    plan.done(failing)
+    assert plan.unclaimed == 0
+    assert plan.win(left)
+    plan.done(left)
+    assert plan.unclaimed == 1
+    assert plan.lease() == Lease(0, 1)
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_every_chunk_is_sealed_once(count: int, fetchers: int, rng: random.Random) -> None:
+    """Whatever is stolen, fetched twice, cut off and given back, in whatever order."""
+    plan = Plan(ChunkGrid(count * CHUNK, CHUNK), Bitmap(count), fetchers, CONFIG)
+    sealed: list[int] = []
+    busy: list[Lease] = []
+    now = 0.0
+    while not plan.finished:
+        now += rng.choice([0.01, 1.0, 30.0])
+        if len(busy) < fetchers:
+            lease = plan.lease() or plan.steal(now) or plan.duplicate(now)
+            if lease is not None:
+                lease.began = lease.since = now
+                busy.append(lease)
+        lease = rng.choice(busy)
+        if not lease.lost and lease.at < lease.end and rng.random() < 0.9 and plan.win(lease):
+            sealed.append(lease.at)
+            plan.advance(lease, now)
+        if lease.lost or lease.at >= lease.end or rng.random() < 0.05:
+            busy = [other for other in busy if other is not lease]
+            plan.done(lease)
+    assert sorted(sealed) == list(range(count))

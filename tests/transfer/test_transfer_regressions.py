@@ -25,6 +25,7 @@ from tests.support.run import assert_complete, assert_failed, assert_nothing_pub
 from tests.transfer.test_transfer_committer import FakeFiles, rig
 
 PAYLOAD = payload_of(30 * BIG_CHUNK + 11, seed=91)
+NEWER = "Tue, 03 Mar 2026 11:00:00 GMT"
 GATE_S = 10.0  # a hung disk must not hang the tests
 
 
@@ -160,7 +161,7 @@ async def test_no_descriptor_is_left_when_it_ends_in_the_middle_of_leaving(libra
 
     def script(asked: Asked) -> Reply:
         files.hangs = asked.number > 5
-        return Reply(etag='"new"') if files.hangs else Reply(rate=20e6)
+        return Reply(etag='"new"', last_modified=NEWER) if files.hangs else Reply(rate=20e6)
 
     async def release() -> None:
         await trio.testing.wait_all_tasks_blocked(0.05)

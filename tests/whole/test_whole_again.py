@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from blake3 import blake3
 
 from engine import (
     DownloadFailed,
@@ -265,8 +266,9 @@ async def test_calls_after_the_end_are_refused(library: Path) -> None:
         ):
             with pytest.raises(EngineClosed):
                 await call()
-        with engine.events() as subscription:
-            assert [event async for event in subscription] == []
+        for subscribe in (engine.events, download.events):
+            with pytest.raises(EngineClosed):
+                subscribe()
 
 
 async def test_a_waiter_is_told_when_the_engine_closes(library: Path) -> None:
@@ -303,3 +305,18 @@ async def test_an_error_of_the_host_comes_out_as_it_is(library: Path) -> None:
         again = await run(library, DownloadRequest(url=origin.url()))
     assert_complete(again, PAYLOAD)
     assert again.stats.bytes_resumed == held
+
+
+async def test_an_entry_with_the_id_of_an_older_version_is_found_again(library: Path) -> None:
+    """0.1.0 made another id of a URL with a fragment; asking again takes that entry up, one by one and many at once."""
+    async with serve(PAYLOAD) as origin, open_engine(library, config=SMALL) as engine:
+        url = f"{origin.url()}#chapter"
+        older = blake3(f"\x00{url}\x00\x00True".encode()).hexdigest(16)
+        await (await engine.offline(DownloadRequest(url=url, id=older))).wait()
+        origin.forget()
+        assert (await engine.offline(DownloadRequest(url=url))).id == older
+        assert [each.id for each in await engine.offline_many([DownloadRequest(url=url)])] == [older]
+        assert origin.asked == []
+        assert len(await engine.list()) == 1
+        other = await engine.offline(DownloadRequest(url=f"{origin.url('b')}#x"))
+        assert other.id == (await engine.offline(DownloadRequest(url=origin.url("b")))).id

@@ -24,7 +24,7 @@ from tests.support.origin import Asked, End, Origin, Reply, plain, serve
 OLD = payload_of(5 * CHUNK + 9, seed=1)
 NEW = payload_of(4 * CHUNK + 5, seed=2)
 STEPS_MAX = 150
-STORE_FILES = {"owner.lock", "store/data.mdb", "store/lock.mdb"}
+STORE_FILES = {"owner.lock", "store/closed", "store/data.mdb", "store/lock.mdb"}
 
 
 @dataclass(frozen=True, slots=True)

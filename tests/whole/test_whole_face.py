@@ -68,9 +68,9 @@ async def test_what_is_no_time_is_refused(library: Path, at: object) -> None:
         with pytest.raises(UnknownEntry):
             await engine.explain(5)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest):
-            engine.set_quota("", True)
+            await engine.set_quota("", True)
     with pytest.raises(EngineClosed):
-        engine.set_quota("", 5)
+        await engine.set_quota("", 5)
 
 
 async def test_what_is_no_request_is_refused(library: Path) -> None:

@@ -20,7 +20,8 @@ import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine import DownloadRequest, Engine, State, open_engine
+from engine import DownloadRequest, Engine, Event, State, open_engine
+from engine.control.verbs import FOR_ALL
 from engine.errors import IllegalTransition, StoreUnusable, UnknownEntry
 from engine.store.environment import Environment
 from engine.transfer.setup_part import entry_tag
@@ -35,7 +36,13 @@ CONFIG = small(commit_interval_s=0.01, first_span_bytes=CHUNK, chunk_bytes=CHUNK
 KINDS = {"good": State.COMPLETED, "bad": State.FAILED, "slow": None}
 ON_ITS_WAY = frozenset({State.PENDING, State.IN_PROGRESS})
 VERBS = ("pause", "resume", "cancel", "retry", "remove")
-OF_ALL = ("moment", "moment", "rest", "rest", "reopen", "crash", "remove_all", "retry_failed")
+VERBS_FOR_ALL = {
+    "pause_all": Event.PAUSE,
+    "resume_all": Event.RESUME,
+    "cancel_all": Event.CANCEL,
+    "retry_all": Event.RETRY,
+}
+OF_ALL = ("moment", "moment", "rest", "rest", "reopen", "crash", "remove_all", *VERBS_FOR_ALL)
 # From which states a verb leads to which; an absent state refuses it. GO stands for "on its way, or at its end".
 GO = None
 RULES: dict[str, dict[State, State | None]] = {
@@ -107,6 +114,18 @@ class Model:
             targets = [RULES[verb][state] for state in allowed]
             self.states[name] = set().union(*({one} if one is not None else self.going(name) for one in targets))
 
+    def said_to_all(self, event: Event) -> None:
+        """A verb for all was said: what it is meant for has followed, the rest is as it was."""
+        for name, states in self.states.items():
+            after: set[State] = set()
+            for state in states:
+                if state not in FOR_ALL[event]:
+                    after.add(state)
+                else:
+                    target = RULES[event.value][state]
+                    after |= self.going(name) if target is None else {target}
+            self.states[name] = after
+
     def restarted(self) -> None:
         """What was on its way is so again."""
         for name, states in self.states.items():
@@ -170,11 +189,9 @@ class Life:
         elif verb == "remove_all":
             await manager.remove_all()
             self.model.states.clear()
-        elif verb == "retry_failed":
-            await manager.retry_failed()
-            for other, states in self.model.states.items():
-                if State.FAILED in states:
-                    self.model.states[other] = states | self.model.going(other)
+        elif verb in VERBS_FOR_ALL:
+            await manager.for_all(VERBS_FOR_ALL[verb])
+            self.model.said_to_all(VERBS_FOR_ALL[verb])
         else:
             before = set(self.model.states.get(name, ()))
             right = self.model.say(verb, name)

@@ -14,7 +14,17 @@ import pytest
 from engine import DownloadRequest, Health, IntegrityError, State, open_engine
 from engine.engine import Engine
 from engine.errors import TargetExists
-from tests.support.library import BIG_CHUNK, SMALL, claims, content, files_under, hash_of, parts_under, payload_of
+from tests.support.library import (
+    BIG_CHUNK,
+    CHUNK,
+    SMALL,
+    claims,
+    content,
+    files_under,
+    hash_of,
+    parts_under,
+    payload_of,
+)
 from tests.support.origin import Reply, Script, plain, serve
 from tests.support.run import assert_complete, assert_failed, run
 
@@ -220,3 +230,29 @@ async def test_a_wrong_digest_of_a_rotten_file_is_never_completed(library: Path)
         with pytest.raises(IntegrityError):
             await engine.offline(DownloadRequest(url=origin.url(), id="x", expect={"blake3": "0" * 64}))
         assert content(path) == PAYLOAD
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "one after the other"])
+@pytest.mark.parametrize("where", ["library", "own folder"])
+@pytest.mark.parametrize("size", [CHUNK // 2, 20 * CHUNK], ids=["one chunk", "many"])
+async def test_a_folder_takes_files_of_one_name(
+    library: Path, tmp_path: Path, where: str, size: int, at_once: bool
+) -> None:
+    """One rule wherever the folder is, and whenever the name was taken: the next gets a tag."""
+    folder = library / "files" if where == "library" else tmp_path / "music"
+    destination = None if where == "library" else f"{folder}/"
+    folder.mkdir(parents=True)
+    (folder / "film.bin").write_bytes(b"mine")
+    payload = payload_of(size, seed=77)
+    async with serve(payload) as origin, open_engine(library, config=SMALL) as engine:
+        downloads = []
+        for number in range(3):
+            request = DownloadRequest(url=f"{origin.url()}?{number}", id=f"e{number}", destination=destination)
+            downloads.append(await engine.offline(request))
+            if not at_once:
+                await downloads[-1].wait()
+        paths = {(await download.wait()).path for download in downloads}
+    assert len(paths) == 3
+    assert all(content(path) == payload for path in paths)
+    assert (folder / "film.bin").read_bytes() == b"mine"
+    assert files_under(folder) == {"film.bin"} | {os.path.basename(path) for path in paths}

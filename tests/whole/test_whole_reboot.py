@@ -179,7 +179,8 @@ async def test_the_part_of_a_strict_entry_after_a_clean_end(library: Path) -> No
 
     class NoReading(NextBoot):
         def read_at(self, fd: int, length: int, offset: int) -> bytes:
-            raise AssertionError("a chunk is hashed again")
+            assert length < CHUNK, "a chunk is hashed again"
+            return super().read_at(fd, length, offset)
 
     async with serve(PAYLOAD, half) as origin:
         request = DownloadRequest(url=origin.url(), id="film")

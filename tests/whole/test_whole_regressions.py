@@ -86,12 +86,14 @@ async def test_a_bug_in_an_attempt_ends_one_entry_only(library: Path, caplog: py
         assert content(offline.path) == PAYLOAD
 
 
-def _new_etags(asked: Asked) -> Reply:
-    """The same bytes under another ETag after every fifth request: each version lives long enough to commit some."""
-    return Reply(etag=f'"{asked.number // 5}"')
+def _new_versions(asked: Asked) -> Reply:
+    """The same bytes under another ETag and date after every fifth request: each version lives long enough to commit
+    some."""
+    version = asked.number // 5
+    return Reply(etag=f'"{version}"', last_modified=f"Tue, 03 Mar 2026 10:{version:02}:00 GMT")
 
 
-@pytest.mark.parametrize("script", [_new_etags])
+@pytest.mark.parametrize("script", [_new_versions])
 async def test_a_source_that_always_changes_comes_to_an_end(library: Path, script: Script) -> None:
     """S9: progress with a version that is given up is no progress, so the tries are bounded; so is the space."""
     window = small(commit_window_bytes=2 * BIG_CHUNK)

@@ -16,9 +16,8 @@ from engine.errors import ConnectTimeout, NoRoute
 from engine.files.filesystem import FileSystem
 from engine.model.states import Event
 from engine.net.client import Client
-from engine.net.dialer import Dialer
+from engine.net.dialer import Dialer, Route
 from engine.net.link import Link
-from engine.net.url import Origin as NetOrigin
 from engine.store.state_store import StateStore
 from tests.support.library import CHUNK, SMALL, content, payload_of, small
 from tests.support.origin import Asked, End, Reply, serve
@@ -38,14 +37,14 @@ class Unsteady(Dialer):
         self.refused = 0
         self.tried = trio.Event()
 
-    async def connect(self, origin: NetOrigin) -> Link:
+    async def connect(self, route: Route) -> Link:
         if self.gone is not None:
             self.refused += 1
             await trio.lowlevel.checkpoint()
             self.tried.set()
             self.tried = trio.Event()
             raise self.gone("gone")
-        return await super().connect(origin)
+        return await super().connect(route)
 
 
 async def until(engine: Engine, entry_id: str, reason: Reason) -> None:

@@ -7,13 +7,28 @@ import shutil
 from pathlib import Path
 
 import lmdb
+import msgspec
 import pytest
 import trio
 
-from engine import DownloadRequest, StoreBusy, StoreCorrupt, StoreError, StoreTooNew, StoreUnusable, open_engine
+from engine import (
+    DownloadFailed,
+    DownloadRequest,
+    Fault,
+    Health,
+    StateChanged,
+    StoreBusy,
+    StoreCopied,
+    StoreCorrupt,
+    StoreError,
+    StoreGone,
+    StoreTooNew,
+    StoreUnusable,
+    open_engine,
+)
 from engine.store.schema import SCHEMA_VERSION, write_version
 from tests.support.engine_process import EngineProcesses, Job
-from tests.support.library import BIG_CHUNK, SMALL, claims, content, payload_of, small
+from tests.support.library import BIG_CHUNK, SMALL, claims, content, files_under, payload_of, small
 from tests.support.origin import Reply, plain, serve
 from tests.support.run import assert_complete, run
 
@@ -148,3 +163,130 @@ async def test_an_engine_opened_and_closed_many_times(library: Path) -> None:
             async with open_engine(library, config=SMALL):
                 pass
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+async def test_h14_the_root_goes_while_a_download_runs(library: Path, tmp_path: Path, how: str) -> None:
+    """The entry ends as store_gone, nothing is made anew where the root was, and a moved one goes on at its new place
+    with what was on record."""
+    away = tmp_path / "away"
+    held = 0
+    async with serve(PAYLOAD) as origin:
+        origin.rate = 2e6
+        async with open_engine(library, config=SMALL) as engine:
+            download = await engine.offline(DownloadRequest(url=origin.url(), id="film"))
+            await origin.until_sent(8 * BIG_CHUNK)
+            if how == "deleted":
+                shutil.rmtree(library)
+            else:
+                os.rename(library, away)
+            if how == "replaced":
+                library.mkdir()
+            origin.rate = None
+            with trio.fail_after(20), pytest.raises(DownloadFailed) as raised:
+                await download.wait()
+            assert raised.value.cause_code == "store_gone"
+            assert raised.value.fault is Fault.STORAGE
+            assert "put the root back" in raised.value.advice
+            with pytest.raises(StoreGone):
+                await engine.offline(DownloadRequest(url=f"{origin.url()}?other", id="other"))
+            with pytest.raises(StoreGone):
+                await engine.pause("film")
+        assert library.exists() == (how == "replaced")
+        assert how != "replaced" or os.listdir(library) == []
+        if how == "deleted":
+            return
+        async with open_engine(away, config=SMALL) as engine:
+            offline = await engine.wait("film")
+            held = engine.run_stats("film").bytes_resumed
+    assert held > 0
+    assert offline.path == str(away / "files" / "film.bin")
+    assert content(offline.path) == PAYLOAD
+    assert library.exists() == (how == "replaced")
+
+
+async def test_a_moved_root_has_its_files_and_goes_on_with_its_parts(library: Path, tmp_path: Path) -> None:
+    """Nothing that is there is fetched again, and removing finds the files."""
+    async with serve(PAYLOAD) as origin:
+        async with open_engine(library, config=SMALL) as engine:
+            await (await engine.offline(DownloadRequest(url=origin.url(), id="done"))).wait()
+            origin.rate = 2e6
+            await engine.offline(DownloadRequest(url=f"{origin.url()}?2", id="half"))
+            await origin.until_sent(len(PAYLOAD) + 8 * BIG_CHUNK)
+        os.rename(library, tmp_path / "moved")
+        origin.rate = None
+        async with open_engine(tmp_path / "moved", config=SMALL) as engine:
+            await engine.wait("half")
+            assert engine.run_stats("half").bytes_resumed > 0
+            again = await engine.offline(DownloadRequest(url=origin.url(), id="done"))
+            assert (await again.wait()).path == str(tmp_path / "moved" / "files" / "film.bin")
+            assert again.stats.bytes_fetched == 0
+            assert [each.health for each in await engine.validate_downloads()] == [Health.VALID] * 2
+            await engine.remove_all()
+        assert files_under(tmp_path / "moved" / "files") == set()
+    assert not library.exists()
+
+
+async def test_a_copied_root_is_refused_and_can_be_adopted(library: Path, tmp_path: Path) -> None:
+    """Whatever the copy does afterwards, the original's files stay as they are: those inside of it, and its unfinished
+    one outside."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    async with serve(PAYLOAD) as origin:
+        async with open_engine(library, config=SMALL) as engine:
+            await (await engine.offline(DownloadRequest(url=origin.url(), id="done"))).wait()
+            origin.rate = 2e6
+            await engine.offline(DownloadRequest(url=f"{origin.url()}?2", id="half", destination=f"{outside}/half.bin"))
+            await origin.until_sent(len(PAYLOAD) + 8 * BIG_CHUNK)
+        copy = tmp_path / "copy"
+        shutil.copytree(library, copy)
+        before = {name: content(outside / name) for name in files_under(outside)}
+        assert len(before) == 1
+        origin.rate = None
+        with pytest.raises(StoreCopied):
+            async with open_engine(copy, config=SMALL):
+                pytest.fail("a copy was opened beside its original")
+        async with open_engine(copy, config=SMALL, adopt=True) as engine:
+            assert [entry.id for entry in await engine.list()] == ["done"]
+            await engine.gc(everywhere=True, remove_stale=True)
+            await engine.remove_all()
+        assert {name: content(outside / name) for name in files_under(outside)} == before
+        assert files_under(library / "files") == {"film.bin"}
+        async with open_engine(library, config=SMALL) as engine:
+            assert (await engine.wait("half")).size == len(PAYLOAD)
+            assert engine.run_stats("half").bytes_resumed > 0
+
+
+async def test_two_libraries_never_write_one_part(tmp_path: Path) -> None:
+    """The same id and destination in two roots have the same name for their unfinished file: who is second leaves it
+    alone, takes another, and finds the final name taken in the end."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    request = DownloadRequest(url="", id="film", destination=str(shared / "film.bin"))
+    async with serve(PAYLOAD) as origin:
+        origin.rate = 2e5
+        request = msgspec.structs.replace(request, url=origin.url())
+        async with (
+            open_engine(tmp_path / "one", config=SMALL) as one,
+            open_engine(tmp_path / "two", config=SMALL) as two,
+        ):
+            first = await one.offline(request)
+            await origin.until_sent(2 * BIG_CHUNK)
+            [part] = files_under(shared)
+            inode = (shared / part).stat().st_ino
+            with two.events("film") as events:
+                second = await two.offline(request)
+                async for event in events:
+                    if isinstance(event, StateChanged) and event.error is not None:
+                        assert event.error.code == "part_busy"
+                        break
+            assert (shared / part).stat().st_ino == inode
+            await two.pause("film")
+            origin.rate = None
+            assert content((await first.wait()).path) == PAYLOAD
+            await two.resume("film")
+            with pytest.raises(DownloadFailed, match="exists already") as raised:
+                await second.wait()
+            assert raised.value.cause_code == "target_exists"
+            assert not raised.value.retryable
+    assert content(shared / "film.bin") == PAYLOAD

@@ -150,7 +150,13 @@ async def test_a_quota_holds_for_all_downloads_of_a_scope(library: Path) -> None
                 assert states.count("completed") <= 2
                 await trio.sleep(0.02)
         assert await space.resume_parked() == (0, 2)
-        space.set_quota("me", 3 * SIZE)
+        parked = [entry for entry in await engine.list() if entry.state is State.PAUSED]
+        assert {entry.state_reason for entry in parked} == {Reason.QUOTA}
+        assert {entry.last_error.code for entry in parked if entry.last_error} == {"quota"}
+        explained = await engine.explain(parked[0].id)
+        assert "its scope may not take as much" in explained.text
+        assert "a larger quota" in explained.what_would_move_it
+        await space.set_quota("me", 3 * SIZE)
         await space.resume_parked()
         with trio.fail_after(20):
             await until(engine, went_on(await engine.list()), State.COMPLETED)
@@ -159,11 +165,31 @@ async def test_a_quota_holds_for_all_downloads_of_a_scope(library: Path) -> None
         assert (health.counts["completed"], health.counts["paused"]) == (4, 1)
 
 
-@pytest.mark.parametrize("quota", [-1, 1.5, "much"])
+async def test_a_quota_survives_the_restart_and_holds_what_waits_for_it(library: Path) -> None:
+    """It was set in an engine that is gone; the one behind it may not take more either, and is told the quota."""
+    async with serve(PAYLOAD) as origin:
+        async with open_engine(library, config=small()) as engine:
+            await engine.set_quota("me", SIZE + 100)
+            await engine.set_quota("you", 0)
+            await engine.set_quota("them", 7)
+            await engine.set_quota("them", None)
+            await offlined(engine, origin, "a", scope="me")
+        async with open_engine(library, config=small(scope_quota_bytes=5, **QUICK)) as engine:
+            assert [engine.quota(scope) for scope in ("me", "you", "them")] == [SIZE + 100, 0, 5]
+            await offlined(engine, origin, "free", scope="you")
+            await engine.offline(DownloadRequest(url=origin.url("b"), id="b", scope="me"))
+            await until(engine, "b", State.PAUSED, Reason.QUOTA)
+            assert (await engine.get_download_health()).quota_bytes == {"me": SIZE + 100, "you": 0}
+        async with open_engine(library, config=small(**QUICK)) as engine:
+            await engine.set_quota("me", 2 * SIZE)
+            await until(engine, "b", State.COMPLETED)
+
+
+@pytest.mark.parametrize("quota", [-1, 1.5, "much", True, 2**63])
 async def test_a_quota_is_a_number_of_bytes(library: Path, quota: object) -> None:
     async with open_engine(library, config=small()) as engine:
         with pytest.raises(InvalidRequest):
-            upkeep_of(engine).space.set_quota("", quota)  # type: ignore[arg-type]
+            await upkeep_of(engine).space.set_quota("", quota)  # type: ignore[arg-type]
 
 
 async def test_what_is_beyond_its_time_goes_unless_pinned_or_read(library: Path) -> None:
@@ -196,7 +222,7 @@ async def test_downloads_never_make_room_unasked(library: Path) -> None:
     async with serve(PAYLOAD) as origin, open_engine(library, config=small()) as engine:
         upkeep = upkeep_of(engine)
         await offlined(engine, origin, "a")
-        upkeep.space.set_quota("", 10)
+        await upkeep.space.set_quota("", 10)
         assert (await upkeep.maintenance.gc()).findings == ()
         assert await present(engine) == {"a"}
 

@@ -1,4 +1,4 @@
-"""Pause, resume, cancel, retry and repair on a whole engine."""
+"""Pause, resume, cancel and retry on a whole engine."""
 
 from __future__ import annotations
 
@@ -188,16 +188,3 @@ async def test_all_are_paused_and_resumed(library: Path) -> None:
         assert len(await manager_of(engine).for_all(Event.RESUME)) == 6
         for name in names:
             assert content((await engine.wait(name)).path) == PAYLOAD
-
-
-async def test_a_repair_never_replaces_a_file_that_is_not_the_entrys(library: Path, tmp_path: Path) -> None:
-    target = tmp_path / "film.bin"
-    async with serve(PAYLOAD) as origin, open_engine(library, config=SMALL) as engine:
-        await (await engine.offline(DownloadRequest(url=origin.url(), id="x", destination=str(target)))).wait()
-        target.unlink()
-        target.write_bytes(b"mine")
-        await manager_of(engine).repair("x")
-        with pytest.raises(DownloadFailed) as failed:
-            await engine.wait("x")
-        assert failed.value.cause_code == "target_exists"
-    assert target.read_bytes() == b"mine"

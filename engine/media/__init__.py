@@ -1,0 +1,1 @@
+"""What an entry consists of, as documents of others describe it."""
