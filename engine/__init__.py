@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         EventsLost,
         Fault,
         ForkedProcess,
+        HostExhausted,
         IllegalTransition,
         IntegrityError,
         InternalError,
@@ -125,6 +126,7 @@ __all__ = [
     "GroupState",
     "GroupStatus",
     "Health",
+    "HostExhausted",
     "IllegalTransition",
     "IntegrityError",
     "Interface",
@@ -202,7 +204,7 @@ _HOMES = {
     "engine.engine": "Download Engine",
     "engine.errors": (
         "AddressRefused DownloadFailed EngineClosed EngineError EventsLost Fault ForkedProcess "
-        "IllegalTransition IntegrityError InternalError InvalidRequest PoisonError ProxyAuth ProxyError ScopeResetting "
+        "HostExhausted IllegalTransition IntegrityError InternalError InvalidRequest PoisonError ProxyAuth ProxyError ScopeResetting "
         "StoreBusy StoreCopied StoreCorrupt StoreError StoreGone StoreTooNew StoreUnusable Superseded "
         "TargetInvalid TooManyFiles TransferError UnknownEntry UnknownGroup WrongThread "
     ),

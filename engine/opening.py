@@ -74,7 +74,8 @@ async def open_engine(
     open is as configured. ``adopt``: make a copy of another root, which is refused otherwise, a library of its own: it
     forgets the entries whose files are outside of it, because they are the original's. ``files``, ``client`` and
     ``seed`` are seams for tests. Leaving the block parks what still runs; the next engine on the root takes it up.
-    Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreUnusable, StoreCopied, InvalidRequest, WrongThread.
+    Raises StoreBusy, StoreTooNew, StoreCorrupt, StoreUnusable, StoreCopied, InvalidRequest, WrongThread,
+    HostExhausted.
     """
     await check_in_trio()
     path = _absolute(root)

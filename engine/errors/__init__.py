@@ -7,7 +7,7 @@ can help (``retryable``), and what to do (``advice``)::
     ├─ InvalidRequest        a request that can never work           ├─ UnknownEntry
     ├─ IllegalTransition     an event its state does not allow       ├─ EngineClosed
     ├─ UnknownGroup          no such album, playlist …               ├─ ScopeResetting
-    ├─ WrongThread           called from elsewhere than its trio run
+    ├─ WrongThread           called from elsewhere than its trio run ├─ HostExhausted
     ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, Superseded, EventsLost
     ├─ PoisonError           what crashed the process repeatedly     ├─ InternalError
     ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable, StoreGone, StoreCopied,
@@ -33,6 +33,7 @@ from engine.errors.base import (
     EventsLost,
     Fault,
     ForkedProcess,
+    HostExhausted,
     IllegalTransition,
     InternalError,
     InvalidRequest,
@@ -129,6 +130,7 @@ __all__ = [
     "EventsLost",
     "Fault",
     "ForkedProcess",
+    "HostExhausted",
     "HostResting",
     "HttpStatus",
     "IllegalTransition",

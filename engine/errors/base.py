@@ -118,6 +118,18 @@ class WrongThread(EngineError, RuntimeError):
     )
 
 
+class HostExhausted(EngineError):
+    """This process gets no thread, memory or descriptor that the engine cannot do without; it was not opened."""
+
+    code = "host_exhausted"
+    fault = Fault.HOST
+    retryable = True
+    advice = (
+        "Raise the limits of the process (RLIMIT_NPROC, RLIMIT_AS, RLIMIT_NOFILE; pids and memory of its cgroup), or "
+        "configure fewer 'seal_threads' and a smaller 'buffer_count'."
+    )
+
+
 class EventsLost(EngineError):
     """A consumer of events was so slow that some could not be kept for it; its subscription ended."""
 

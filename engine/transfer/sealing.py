@@ -13,6 +13,7 @@ import trio
 
 from engine import native
 from engine.config import Config
+from engine.errors import HostExhausted
 from engine.transfer.buffers import Buffers
 from engine.transfer.part_job import PartJob
 
@@ -43,12 +44,15 @@ class Sealing:
     """Owns the buffer pool and the sealer.
 
     ``on_sealed(job, index, size, digest)`` is called for every chunk that comes back; ``digest`` is None when its bytes
-    could not be written (then the job has failed already).
+    could not be written (then the job has failed already). Raises HostExhausted.
     """
 
     def __init__(self, config: Config, on_sealed: OnSealed, sealer: SealerFace | None = None) -> None:
-        self._buffers = Buffers(config)
-        self._sealer = sealer or native.Sealer(config.seal_threads, self._buffers.most)
+        try:
+            self._buffers = Buffers(config)
+            self._sealer = sealer or native.Sealer(config.seal_threads, self._buffers.most)
+        except (OSError, MemoryError) as error:
+            raise HostExhausted(f"the engine cannot have its buffers and threads: {error}") from error
         self._on_sealed = on_sealed
         self._tickets: dict[int, tuple[PartJob, int, int, native.ChunkBuffer]] = {}
         self._next_ticket = 0
