@@ -204,8 +204,8 @@ _HOMES = {
     "engine.engine": "Download Engine",
     "engine.errors": (
         "AddressRefused DownloadFailed EngineClosed EngineError EventsLost Fault ForkedProcess "
-        "HostExhausted IllegalTransition IntegrityError InternalError InvalidRequest PoisonError ProxyAuth ProxyError ScopeResetting "
-        "StoreBusy StoreCopied StoreCorrupt StoreError StoreGone StoreTooNew StoreUnusable Superseded "
+        "HostExhausted IllegalTransition IntegrityError InternalError InvalidRequest PoisonError ProxyAuth ProxyError "
+        "ScopeResetting StoreBusy StoreCopied StoreCorrupt StoreError StoreGone StoreTooNew StoreUnusable Superseded "
         "TargetInvalid TooManyFiles TransferError UnknownEntry UnknownGroup WrongThread "
     ),
     "engine.media.metalink": "requests_from_metalink",

@@ -363,7 +363,7 @@ class Engine:
         return self._hub.subscribe(entry_id, snapshot=snapshot)
 
     def run_stats(self, entry_id: str) -> RunStats:
-        """What this run of the engine did for the entry."""
+        """What this run of the engine did for the entry; nothing once it is removed."""
         return self._manager.runs.stats(entry_id)
 
     async def _make_way(self, requests: Sequence[DownloadRequest]) -> ListOfRequests:

@@ -181,6 +181,7 @@ async def _running(
         raise
     finally:
         sealing.close()
+        committer.close()
         hub.close()
         with trio.CancelScope(shield=True):
             await client.aclose()

@@ -248,7 +248,8 @@ class Groups:
         except UnknownEntry:  # somebody else did
             await self._services.write(self._store.gone, [entry_id])
         finally:
-            del self._removing[entry_id]
+            if self._removing.get(entry_id) is removing:  # asked for twice at once, the later one has the place
+                del self._removing[entry_id]
             removing.set()
         return True
 

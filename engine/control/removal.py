@@ -107,6 +107,7 @@ class Removal:
             except UnknownEntry:
                 return False
         self._credentials.forget(entry_id)
+        self._runs.forget(entry_id)
         services.emit(Removed(id=entry_id, epoch=tombstone.epoch, attempt=tombstone.attempt, kept_file=keep_file))
         return True
 

@@ -103,6 +103,10 @@ class Runs:
         """What this run of the engine did for the entry so far."""
         return self._stats.get(entry_id, RunStats())
 
+    def forget(self, entry_id: str) -> None:
+        """The entry is gone: what was counted for it would only pile up."""
+        self._stats.pop(entry_id, None)
+
     def active(self, entry_id: str) -> bool:
         """Whether the entry runs, waits for its turn, or is being changed."""
         return entry_id in self._running or entry_id in self._queue or entry_id in self._locks

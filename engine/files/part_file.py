@@ -373,7 +373,7 @@ def open_unfinished(files: FileSystem, record: PartRecord) -> PartFile:
 
 
 def remove_part(files: FileSystem, folder: str, names: tuple[str, ...]) -> None:
-    """Remove unfinished files; those already gone are fine, and so is a folder that is gone."""
+    """Remove unfinished files, durably; those already gone are fine, and so is a folder that is gone."""
     try:
         folder_fd = files.open_folder(folder)
     except OSError as error:
@@ -382,8 +382,9 @@ def remove_part(files: FileSystem, folder: str, names: tuple[str, ...]) -> None:
             return
         raise typed from error
     try:
-        for name in names:
-            files.unlink(folder_fd, name)
+        gone = [files.unlink(folder_fd, name) for name in names]
+        if any(gone):
+            files.sync(folder_fd)  # their record goes: a power cut must not bring back what nobody knows
     except OSError as error:
         raise storage_error(error, f"removing parts in {folder}") from error
     finally:

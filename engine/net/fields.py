@@ -150,7 +150,7 @@ def _parameters(message: Message) -> list[tuple[str, str | tuple[str | None, str
     """The field's parameters; none where it is so malformed that Python's parser fails on it with whatever comes
     (numbered pieces beside one without a number)."""
     try:
-        return message.get_params([], "content-disposition")
+        return [*message.get_params([], "content-disposition")]
     except (TypeError, ValueError, IndexError, AttributeError):
         return []
 

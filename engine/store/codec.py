@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from engine.errors import BadRecord, UnknownEntry
 
-# What msgspec raises for bytes that are no such record: its own errors, and Python's for bad UTF-8 and for deep nesting.
+# What msgspec raises for bytes that are no such record: its own errors, and Python's for bad UTF-8 and deep nesting.
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 FORMAT: Final = 1
 KEY_BYTES: Final = 16

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 import lmdb
 
-from engine.errors import BadRecord, EngineClosed, EngineError, ForkedProcess, NoSpace, StoreGone
+from engine.errors import BadRecord, EngineClosed, EngineError, ForkedProcess, NoSpace, StoreGone, StoreUnusable
 from engine.files.filesystem import FileSystem
 from engine.store.codec import Table
 from engine.store.damage import DamageLog
@@ -27,6 +27,7 @@ from engine.store.txn import REMEMBERED_MAX, Handles, Recent, Txn, WriteTxn
 Result = TypeVar("Result")
 
 MAP_BYTES_MAX: Final = 1 << 40
+FULL_BELOW_BYTES: Final = 64 * 1024  # a commit that needs more than what is left is one that failed for that
 _REPAIRABLE: Final = (lmdb.MapFullError, lmdb.MapResizedError, lmdb.PanicError, lmdb.ReadersFullError)
 _REPAIRS_MAX: Final = 64  # doubling from the smallest map to the largest takes fewer
 _CONFIRMED: Final = b"confirmed"
@@ -101,6 +102,7 @@ class Environment:
         self._group: tuple[int, Txn] | None = None
         self._recent: Recent = {}
         self._opened = 0
+        self._closed = False
         self._raw: lmdb.Environment | None = None
         self._handles: Handles = {}
         self._open()
@@ -186,6 +188,7 @@ class Environment:
         if os.getpid() != self._pid:
             return
         with self._writing, self._gate.alone():
+            self._closed = True
             self._shut()
 
     def _check(self) -> None:
@@ -203,8 +206,10 @@ class Environment:
         return None if info is None else (info.st_dev, info.st_ino)
 
     def _environment(self) -> lmdb.Environment:
-        if self._raw is None:
+        if self._closed:
             raise EngineClosed("the store is closed")
+        if self._raw is None:
+            raise StoreUnusable(f"the store {self.path} could not be opened again after an error of its disk")
         return self._raw
 
     def _open(self) -> None:
@@ -231,6 +236,8 @@ class Environment:
         reopened = False
         for _ in range(_REPAIRS_MAX):
             seen = self._opened
+            if self._raw is None and not self._closed:
+                self._reopen(seen)  # its disk had an error, and may be back
             try:
                 return attempt()
             except lmdb.MapFullError as error:
@@ -247,8 +254,19 @@ class Environment:
                 reopened = True
                 self._reopen(seen)
             except (lmdb.Error, OSError) as error:
-                raise translate(error, what) from error
+                told = translate(error, what)
+                if isinstance(told, StoreUnusable) and self._disk_is_full():
+                    told = NoSpace(str(told))  # LMDB tells of a write that was cut short as of an I/O error
+                raise told from error
         raise NoSpace(f"cannot {what}: its map is still full at {self.map_bytes} bytes")
+
+    def _disk_is_full(self) -> bool:
+        with translated(f"look at the disk of the store {self.path}"):
+            folder = self._files.open_folder(self.path)
+            try:
+                return self._files.free_bytes(folder) < FULL_BELOW_BYTES
+            finally:
+                self._files.close(folder)
 
     def _read_once(self, work: Callable[[Txn], Result], buffers: bool) -> Result:
         with self._gate:
@@ -322,7 +340,8 @@ class Environment:
     def _reopen(self, seen: int) -> None:
         """Close and open again, unless another thread did since ``seen``."""
         with self._writing, self._gate.alone():
-            self._environment()
+            if self._closed:
+                raise EngineClosed("the store is closed")
             if self._opened == seen:
                 self._shut()
                 self._open()

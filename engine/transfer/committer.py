@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from engine.config import Config
-from engine.errors import EngineError, StaleEpoch, storage_error
+from engine.errors import EngineClosed, EngineError, StaleEpoch, storage_error
 from engine.files.filesystem import FileSystem
 from engine.store.state_store import ChunkCommit, StateStore
 from engine.threads import in_thread
@@ -115,6 +115,13 @@ class Committer:
                         self._wake = trio.Event()
                 with trio.CancelScope(shield=True):
                     await self.commit_pending()
+
+    def close(self) -> None:
+        """Nothing is committed any more: let go of what still waits for it (a disk that took too long), so that its
+        files are closed."""
+        group, self._pending = self._pending, []
+        for sealed in group:
+            sealed.job.dropped(1, EngineClosed("the engine was closed before the chunk was committed"))
 
     def _due(self) -> bool:
         return self._urgent or self._pending_bytes * 2 >= self._config.commit_window_bytes

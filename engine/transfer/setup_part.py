@@ -64,20 +64,30 @@ def _is_taken(services: Services, folder: str, name: str, previous: PartRecord |
     """Whether another file than the entry's own published one has the name."""
     if services.files.stat_path(os.path.join(folder, name), follow=False) is None:
         return False
-    inode, version = _published_file(previous)
-    folder_fd = services.files.open_folder(folder)
+    inode, version = _published_file(services.files, previous)
+    return not (inode and _is_named(services.files, folder, name, inode, version))
+
+
+def _is_named(files: FileSystem, folder: str, name: str, inode: int, version: int) -> bool:
+    folder_fd = files.open_folder(folder)
     try:
-        return not (inode and is_file(services.files, folder_fd, name, inode, version))
+        return is_file(files, folder_fd, name, inode, version)
     finally:
-        services.files.close(folder_fd)
+        files.close(folder_fd)
 
 
-def _published_file(previous: PartRecord | None) -> tuple[int, int]:
-    """Inode and version of the entry's newest published file; zeros when there is none."""
+def _published_file(files: FileSystem, previous: PartRecord | None) -> tuple[int, int]:
+    """Inode and version of the entry's newest file that has its final name; zeros when there is none.
+
+    A part that was just being published may have it too: a power cut came in between, and took its bytes."""
     if previous is None:
         return 0, 0
+    own = previous.inode, previous.inode_version
     if previous.phase is PartPhase.PUBLISHED:
-        return previous.inode, previous.inode_version
+        return own
+    half_way = previous.phase is PartPhase.FINALIZING and files.stat_path(previous.folder) is not None
+    if half_way and _is_named(files, previous.folder, previous.final_name, *own):
+        return own
     return previous.replaces, previous.replaces_version
 
 
@@ -89,7 +99,7 @@ def place(
     if entry.destination and not entry.destination_is_folder:
         folder, name = os.path.split(entry.destination)
         return folder, name
-    if previous is not None and _published_file(previous)[0]:
+    if previous is not None and _published_file(services.files, previous)[0]:
         return previous.folder, previous.final_name
     name = safe_name(representation.name or url.last_segment)
     folder = entry.destination or services.library
@@ -113,7 +123,7 @@ async def allocate(
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
     final_name = claim(services, entry, folder, final_name)
     await services.work(prepare_folder, services.files, folder, durable=durable, root=services.root)
-    replaces, replaces_version = _published_file(previous)
+    replaces, replaces_version = await services.work(_published_file, services.files, previous)
     generation = previous.generation + 1 if previous is not None else first_generation
     leftovers: tuple[str, ...] = ()
     if previous is None and first_generation > 1:

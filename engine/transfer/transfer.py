@@ -99,8 +99,7 @@ class Transfer:
             raise
         finally:
             if self._job is not None and not self._let_go():
-                with trio.CancelScope(shield=True):
-                    await self._leave()
+                await self._leave()
             self._services.reservations.release(self._entry.id)
 
     async def _run_to_the_right_end(self) -> DownloadEntry:
@@ -176,12 +175,13 @@ class Transfer:
         return True
 
     async def _leave(self) -> None:
-        """Commit what is sealed and close the file; the chunks stay for the next attempt."""
+        """Commit what is sealed and close the file; the chunks stay for the next attempt. Not left half-way: nobody
+        would commit the rest of it, and its file would stay open."""
         job, self._job = self._job, None
         if job is None:
             return
         try:
-            with trio.move_on_after(self._services.config.close_timeout_s):
+            with trio.move_on_after(self._services.config.close_timeout_s, shield=True):
                 await self._services.committer.flush(job)
         finally:
             self.bytes_committed += max(0, job.bytes_done - self.bytes_resumed)
