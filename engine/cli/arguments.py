@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _size(text: str) -> int:
     """Bytes, with K, M or G for 1024, 1024^2, 1024^3 of them."""
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    number, unit = (text[:-1], text[-1].upper()) if text and text[-1].upper() in _UNITS else (text, "")
     try:
         return int(float(number) * _UNITS[unit])
     except (ValueError, OverflowError) as error:

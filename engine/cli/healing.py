@@ -1,4 +1,4 @@
-"""What makes a damaged, lost or unfinished file right again: the ``get`` that fetches it anew."""
+"""What makes a damaged, lost or unfinished file right again: the ``get`` that fetches it anew, or a repair."""
 
 from __future__ import annotations
 
@@ -40,9 +40,14 @@ def heal_command(root: str, entry: DownloadEntry, health: Health, url: str) -> l
 
 def heal_line(root: str, entry: DownloadEntry, validation: Validation) -> str | None:
     """The same for people, on one line: query values and what a terminal cannot print are hidden."""
-    command = heal_command(root, entry, validation.health, shown_url(entry.url))
+    url = shown_url(entry.url)
+    command = heal_command(root, entry, validation.health, url)
     if command is None:
         return None
+    by_record = not entry.secret_header_names and validation.health in {Health.CORRUPT, Health.MISSING}
+    if url != entry.url and by_record:
+        # What is hidden of the URL would be missing in a `get`; the record has all of it.
+        command = [*command[: command.index("get")], "verify", "--repair", entry.id]
     return f"{'':<10}  {_ADVICE[validation.health]}: {' '.join(shlex.quote(escape(word)) for word in command)}"
 
 

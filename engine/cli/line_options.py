@@ -26,7 +26,14 @@ def add_line_options(verb: argparse.ArgumentParser, size: Callable[[str], int]) 
         default=[],
         help="go through this interface only, by name or kind (wifi, ethernet, cellular, vpn, any); again for more",
     )
-    add("--hours", metavar="FROM-TO", default="", help="only then, by the local clock, like 22:00-06:00,12:00-13:00")
+    add("--hours", metavar="FROM-TO", type=_hours, help="only then, by the local clock, like 22:00-06:00,12:00-13:00")
+
+
+def _hours(text: str) -> str:
+    """Not an empty one, which an unset variable in a script leaves; the rest is checked with the request."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def line_of(arguments: argparse.Namespace) -> LinePolicy:
@@ -37,5 +44,5 @@ def line_of(arguments: argparse.Namespace) -> LinePolicy:
         allow_metered=None if arguments.metered is None else _METERED[arguments.metered],
         metered_bytes_max=arguments.metered_max,
         interfaces=tuple(arguments.interface),
-        hours=arguments.hours,
+        hours=arguments.hours or "",
     )

@@ -122,7 +122,9 @@ class Manager:
                 raise Superseded(f"{asked.id} was removed while it was asked for")
             if present.state is State.COMPLETED:
                 return await self._ask_completed(present, asked, secret)
-            return await self._take_up(present, asked, secret)
+            with trio.CancelScope(shield=True):  # its place in the queue is gone, and it gets it back
+                taken_up = await self._take_up(present, asked, secret)
+            return taken_up  # noqa: RET504  # to mypy a scope may swallow what is inside it
 
     async def _known(self, entry_id: str) -> DownloadEntry | None:
         """The entry; None also for one whose record is damaged: nothing runs for it any more, and a new one takes its
@@ -141,7 +143,8 @@ class Manager:
             return True
         if entry.state not in TERMINAL and not changes_of(entry, merge(entry, asked)) and secret in {(), kept.secret}:
             return False
-        await self.runs.stop(entry.id)
+        with trio.CancelScope(shield=True):  # bounded: the last commit of what is stopped
+            await self.runs.stop(entry.id)
         return True
 
     async def _take_up(

@@ -42,8 +42,7 @@ LINES_PER_LOOK = 512  # of the records, while others may work
 
 
 class Runs:
-    """Owns the queue and the running attempts. ``nursery`` is the engine's; cancelling it parks what runs,
-    resumable."""
+    """Owns the queue and the running attempts. Cancelling the engine's ``nursery`` parks what runs, resumable."""
 
     def __init__(self, services: Services, moves: Moves, nursery: trio.Nursery, gate: LineGate | None = None) -> None:
         self._services = services
@@ -397,6 +396,5 @@ class Runs:
         self._wake(entry_id)
 
     def _wake(self, entry_id: str) -> None:
-        event = self._settled.pop(entry_id, None)
-        if event is not None:
+        if (event := self._settled.pop(entry_id, None)) is not None:
             event.set()

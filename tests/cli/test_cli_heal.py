@@ -67,6 +67,24 @@ def test_the_command_that_is_shown_heals(
     assert (cli("verify").code, len(cli("list").lines)) == (0, 1)
 
 
+@pytest.mark.parametrize("damage", ["rot", "loss"])
+def test_a_url_with_secrets_is_not_shown_and_what_is_shown_heals(
+    cli: Cli, origin: WatchedOrigin, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is hidden of its URL would be missing in a ``get``, and would then be on record in its place."""
+    got = cli("get", "--json", "--id", "mine", origin.url("/large.bin?sig=s3cret"))
+    path = Path(got.object["path"])
+    DAMAGES[damage](path)
+    said = cli("verify")
+
+    assert "s3cret" not in said.out
+    shown = shlex.split(said.lines[1].partition(": ")[2])
+    assert shown[-3:] == ["verify", "--repair", "mine"]
+    healed = Said(main(shown[1:]), *capfd.readouterr())
+    assert (healed.code, path.read_bytes()) == (0, LARGE)
+    assert cli("list", "--json").object["url"].endswith("?sig=s3cret") or "s3cret" not in healed.out
+
+
 def test_an_unfinished_entry_is_finished_by_what_is_shown(
     cli: Cli, origin: WatchedOrigin, served: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:

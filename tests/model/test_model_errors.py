@@ -26,7 +26,8 @@ network dns resolver no_route refused timeout connection_lost stalled tls server
 encoded unverifiable_length changed integrity io no_space too_many_files read_only permission target_exists target_gone
 target_invalid part_lost too_big internal poison closed failed illegal_transition invalid_request unknown_entry
 stale_epoch store store_busy store_corrupt store_record store_too_new store_unusable entry_exists forked_process
-host_exhausted events_lost superseded unknown_group scope_resetting wrong_thread store_gone store_copied part_busy not_mounted
+host_exhausted events_lost superseded unknown_group scope_resetting wrong_thread store_gone store_copied
+part_busy not_mounted
 """
 
 

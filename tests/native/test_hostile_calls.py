@@ -11,7 +11,27 @@ from engine import native
 from tests.twin import twin_root_hash, twin_subtree_cv
 
 LEAF = native.LEAF_BYTES
-EDGES = [-(2**63) - 1, -(2**63), -1, 0, 1, 7, 8, 9, 63, 64, 65, LEAF, 2**31 - 1, 2**32, 2**53, 2**54, 2**63 - 1, 2**63, 2**64]
+EDGES = [
+    -(2**63) - 1,
+    -(2**63),
+    -1,
+    0,
+    1,
+    7,
+    8,
+    9,
+    63,
+    64,
+    65,
+    LEAF,
+    2**31 - 1,
+    2**32,
+    2**53,
+    2**54,
+    2**63 - 1,
+    2**63,
+    2**64,
+]
 CALLS = 300 * max(1, int(os.environ.get("OFFLINE_ENGINE_TEST_EXAMPLES", "100")) // 25)
 
 
