@@ -99,7 +99,8 @@ class Transfer:
             raise
         finally:
             if self._job is not None and not self._let_go():
-                await self._leave()
+                with trio.CancelScope(shield=True):
+                    await self._leave()
             self._services.reservations.release(self._entry.id)
 
     async def _run_to_the_right_end(self) -> DownloadEntry:
@@ -175,13 +176,12 @@ class Transfer:
         return True
 
     async def _leave(self) -> None:
-        """Commit what is sealed and close the file; the chunks stay for the next attempt. Not left half-way: nobody
-        would commit the rest of it, and its file would stay open."""
+        """Commit what is sealed and close the file; the chunks stay for the next attempt."""
         job, self._job = self._job, None
         if job is None:
             return
         try:
-            with trio.move_on_after(self._services.config.close_timeout_s, shield=True):
+            with trio.move_on_after(self._services.config.close_timeout_s):
                 await self._services.committer.flush(job)
         finally:
             self.bytes_committed += max(0, job.bytes_done - self.bytes_resumed)

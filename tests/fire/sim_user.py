@@ -26,7 +26,7 @@ SIZES = (0, 1, 700, 4096, 4097, 16_000, 40_000, 90_000, 150_000)
 
 @dataclass(frozen=True)
 class Wish:
-    """An entry that the user may want: always of the same media, scope and place."""
+    """An entry that the user may want: always of the same media, scope, place and durability."""
 
     id: str
     scope: str
@@ -34,6 +34,7 @@ class Wish:
     host: str
     mirrors: tuple[str, ...]
     destination: str | None
+    durability: Durability
 
     def request(self, rng: random.Random) -> DownloadRequest:
         """Asking for it, in one of several ways."""
@@ -45,7 +46,7 @@ class Wish:
             mirrors=self.mirrors,
             expect={"sha256": self.media.sha256} if self.media.fixed and not self.media.in_pieces else {},
             pieces=self.media.pieces,
-            durability=rng.choice((Durability.STRICT, Durability.STRICT, Durability.RELAXED)),
+            durability=self.durability,
             priority=rng.choice((0, 0, 5)),
             connections=rng.choice((None, None, 1, 3)),
             overwrite=rng.random() < 0.2,
