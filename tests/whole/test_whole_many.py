@@ -7,8 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
+import trio
 
 from engine import DownloadRequest, Durability, InvalidRequest, State, StateChanged, open_engine
+from engine.control.manager import Manager
 from engine.errors import DownloadFailed
 from engine.files.filesystem import FileSystem
 from engine.model.records import PartPhase
@@ -171,3 +173,26 @@ async def test_a_small_file_that_is_cut_short_is_tried_again(library: Path) -> N
         assert content(offline.path) == payload
         assert download.stats.attempts == 2
     assert parts_under(library) == set()
+
+
+async def test_who_gives_up_leaves_none_without_its_place(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is there already and is taken up, which waits; the new ones behind it run all the same."""
+    payload = payload_of(CHUNK - 7)
+    async with serve(payload) as origin, open_engine(library, config=CONFIG) as engine:
+        asked = requests(origin, 6)
+        await (await engine.offline(asked[0])).wait()
+        given_up = trio.Event()
+
+        async def endless(*_: object) -> None:
+            given_up.set()
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(Manager, "_ask_completed", endless)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.offline_many, asked)
+            await given_up.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            for request in asked[1:]:
+                assert request.id is not None
+                assert content((await engine.wait(request.id)).path) == payload
