@@ -171,11 +171,20 @@ FORMS = hidden(PROXY_LOGIN, NETRC_LOGIN)
 
 
 def told_by_objects() -> Iterator[str]:
-    """The ``repr`` of every object of the engine that is alive."""
+    """The ``repr`` of every object of the engine that is alive, and was made since ``only_new_objects`` began."""
     for found in gc.get_objects():
         module = type(found).__module__
         if isinstance(module, str) and module.startswith("engine."):
             yield repr(found)
+
+
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """What other tests left behind is not looked at: it is not of this run, and there may be very much of it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def telling(texts: Iterable[str]) -> dict[str, set[str]]:
@@ -189,6 +198,7 @@ async def collect(engine: Engine, told: list[str], task_status: trio.TaskStatus[
         told.extend([repr(event) async for event in events])
 
 
+@pytest.mark.usefixtures("only_new_objects")
 async def test_m24_no_secret_comes_out_anywhere(
     library: Path, authority: trustme.CA, cafile: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
