@@ -100,7 +100,7 @@ def stop_and_go(truth: Truth) -> Iterator[Step]:
     whole = told(truth)
     rng = random.Random(truth.start)
     while whole:
-        size = rng.choice((1, 7, 536, 1460, 4 * 1460))
+        size = rng.choice((1, 7, 536, 1460, 40 * 1460, 40 * 1460))
         yield whole[:size]
         yield rng.choice((0.0, 0.2, 1.0, 3.0, 13.0))
         whole = whole[size:]
