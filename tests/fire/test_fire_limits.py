@@ -110,7 +110,7 @@ async def test_killed_for_its_memory(library: Path, nginx: Nginx) -> None:
     """C17: the kernel kills it in the middle; the next start goes on with what was committed."""
     large = payload_of(48 * MIB, seed=44)
     url = nginx.put("large", large)
-    with memory_group("killed", 9 * MIB) as group, trio.fail_after(WITHIN_S):
+    with memory_group("killed", 3 * MIB) as group, trio.fail_after(WITHIN_S):
         job = Job(root=str(library), urls={"large": url}, cgroup=str(group.path), join_late=True, defaults=True)
         async with running(job) as engine:
             assert await engine.killed() == -9
