@@ -23,13 +23,20 @@ from engine import (
     UnknownGroup,
     open_engine,
 )
+from engine.control.playable import OfflineState
 from tests.support.library import SMALL, content, payload_of
 from tests.support.origin import Reply, serve
 
 PAYLOAD = payload_of(30_000, seed=12)
 
 # What asks for an entry and has an answer when there is none.
-ANSWERS: dict[str, object] = {"parts": (), "offline_entry": None, "run_stats": ..., "events": ...}
+ANSWERS: dict[str, object] = {
+    "parts": (),
+    "offline_entry": None,
+    "offline_state": OfflineState.NOT_OFFLINED,
+    "run_stats": ...,
+    "events": ...,
+}
 # What the other arguments of methods with an entry id may be.
 FINE: dict[str, object] = {"priority": 1, "at": None, "bytes_s": 0, "rate": 0, "url": "http://h.test/a"}
 
