@@ -174,7 +174,7 @@ class Simulation:
                 self._begun()
                 await self._live(engine)
         except* Crash:
-            pass
+            self._note("the process died")
         except* EngineError as group:
             self._note(f"the engine could not: {sole_error(group)!r}")
         self._disk.crash_at = 0
