@@ -15,7 +15,7 @@ from engine.model.records import ErrorRecord
 from engine.store.bulk import BulkStore
 from tests.support.library import BIG_CHUNK, files_under, payload_of, small
 from tests.support.origin import Reply, serve
-from tests.support.verbs import begin, manager_of, moves_of, steps, told
+from tests.support.verbs import begin, manager_of, moves_of, steps, told, until_taken_up
 
 STILL = small(records_only=True)  # nothing runs
 MANY = 2 * PAGE_ENTRIES + 10
@@ -75,6 +75,7 @@ async def test_a_page_is_one_transaction_and_each_entry_an_event(library: Path, 
 async def test_the_pause_of_the_network_becomes_the_users(library: Path, moved: list[int]) -> None:
     async with open_engine(library, config=STILL) as engine:
         names = await added(engine, 3)
+        await until_taken_up(engine)  # or what is paused here would be taken for an earlier engine's, and go on
         for name in names[:2]:
             await manager_of(engine).pause(name, Reason.NETWORK)
         async with told(engine) as events:

@@ -51,7 +51,9 @@ def _with(job: Job, **changes: object) -> Job:
 
 async def test_too_few_descriptors(library: Path, nginx: Nginx) -> None:
     """N21: it is nobody's failure, and needs no verb: what found no descriptor goes on once there are some."""
-    async with limited(library, nginx, Job(root="", urls={}, limits={"NOFILE": 2}, connections=4)) as engine:
+    # Waits as long as an engine's own, so that its tries outlast the shortage.
+    job = Job(root="", urls={}, config={"backoff_max_s": 2.0}, limits={"NOFILE": 2}, connections=4)
+    async with limited(library, nginx, job) as engine:
         await engine.until("too_many_files")
         await trio.sleep(0.3)
         engine.lift("NOFILE")

@@ -203,7 +203,16 @@ BODIES = [
     refused("S23", "a body that ends with a bare LF", coded(last=b"0\r\n\n")),
     refused("S23", "trailers that end with a bare LF", coded(last=b"0\r\nX-A: b\n\r\n")),
     refused("S23", "trailers with an answer behind a bare LF", coded(last=b"0\r\nX-A: b\n\n" + FORGED)),
-    Row(id="S23", name="trailers dripped for ever", play=dripped_trailers, code="stalled", seconds=1000),
+    # Chunks that came whole before the trailers count as progress; sixteen connections wait, each with its buffer.
+    Row(
+        id="S23",
+        name="trailers dripped for ever",
+        play=dripped_trailers,
+        code="stalled",
+        seconds=1000,
+        attempts_max=12,
+        memory=8 * MIB,
+    ),
     refused(
         "S24",
         "chunks of 1 byte with 16 KiB beside it",

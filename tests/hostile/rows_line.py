@@ -76,7 +76,7 @@ def ended(how: End, sent: int = 1500) -> Play:
 
 def always_ended(how: End) -> Play:
     """Every answer breaks off before its first chunk is whole."""
-    return lambda t: [told(t, body=t.body[:500], length=len(t.body)), how]
+    return lambda t: [told(t, body=t.body[: min(500, len(t.body) - 1)], length=len(t.body)), how]
 
 
 def coded_end(truth: Truth) -> list[Step]:

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lmdb
 import pytest
@@ -338,11 +339,7 @@ def test_d10_roots_that_cannot_be_made_or_written_say_so(tmp_path: Path) -> None
     assert occupied.read_text() == "a file"
 
 
-def test_d10_a_root_that_belongs_to_another_user_says_so(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o555)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(folder, 0o755)
+def test_d10_a_root_that_belongs_to_another_user_says_so() -> None:
     code = """
 if os.geteuid() == 0:
     os.setgid(65534); os.setuid(65534)
@@ -351,7 +348,9 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    assert "StoreUnusable cannot take the lease" in run_child(code, str(closed))
+    with TemporaryDirectory() as closed:  # not pytest's folder, into which another user may not even look
+        os.chmod(closed, 0o555)
+        assert "StoreUnusable cannot take the lease" in run_child(code, closed)
 
 
 def test_l23_no_descriptor_of_the_store_reaches_a_child_program(root: str, store: StateStore) -> None:

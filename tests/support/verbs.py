@@ -28,6 +28,12 @@ def moves_of(engine: Engine) -> Moves:
     return engine._manager._moves
 
 
+async def until_taken_up(engine: Engine) -> None:
+    """What an earlier engine paused for its line has been looked for."""
+    while engine._lines._untaken:
+        await trio.sleep(0.001)
+
+
 async def begin(engine: Engine, origin: Origin, entry_id: str = "x", **fields: Any) -> None:
     """A download that is half-way, on a slow line."""
     origin.rate = 4e6
