@@ -32,6 +32,7 @@ from benchmarks import (
     results,
     whole_file,
 )
+from benchmarks.ballast import ballast, ballast_bytes
 from benchmarks.bench import Bench, Scale
 from benchmarks.cost import ContenderFailed
 from benchmarks.facts import PAIRS_MIN
@@ -81,7 +82,9 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--folder", metavar="DIR", help="where to download to (default: the temporary folder)")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures nothing")
-    parser.add_argument("--cold", action="store_true", help="do not touch free memory before each run")
+    parser.add_argument(
+        "--no-ballast", action="store_true", help="hold no memory, also on a virtual machine"
+    )
     options = parser.parse_args(words)
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"unknown benchmark {unknown[0]!r}: {', '.join(BENCHMARKS)} are known")
@@ -94,8 +97,16 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def scale_of(options: argparse.Namespace) -> Scale:
     """How much to do."""
-    scale = Scale(rounds=options.rounds, warm=not options.cold)
+    scale = Scale(rounds=options.rounds)
     return scale.quick() if options.quick else scale
+
+
+def memory_to_hold(options: argparse.Namespace) -> int:
+    """Bytes of ballast: on a virtual machine only, and not where nothing is measured."""
+    if options.no_ballast or options.quick or not machine.is_virtual():
+        return 0
+    with open("/proc/meminfo", encoding="ascii") as source:
+        return ballast_bytes(source.read())
 
 
 def measured(name: str, bench: Bench) -> Report:
@@ -161,7 +172,7 @@ def main(words: Sequence[str]) -> int:
     """Run the named benchmarks, or all."""
     options = parsed(words)
     try:
-        with workspace(options.folder) as space:
+        with workspace(options.folder) as space, ballast(memory_to_hold(options)):
             return run(options, shlex.join(["python", "-m", "benchmarks", *words]), space)
     except Interrupted as ended:
         print(f"{ended}; its files are deleted", file=sys.stderr)

@@ -15,7 +15,6 @@ class Scale:
     """How much: the defaults are what the targets speak of."""
 
     rounds: int = 5
-    warm: bool = True  # touch free memory before each run
     settled: bool = True  # False: a smoke run, of which no number means anything
     whole_bytes: int = GIB
     connections: int = 4

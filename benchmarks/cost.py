@@ -53,14 +53,13 @@ def environment(home: str) -> dict[str, str]:
     return {**kept, "HOME": home, "LC_ALL": "C.UTF-8"}
 
 
-def run(command: Sequence[str], folder: str, *, warm_bytes: int = 0, timeout_s: float = TIMEOUT_S) -> Cost:
+def run(command: Sequence[str], folder: str, *, timeout_s: float = TIMEOUT_S) -> Cost:
     """Run the command to its end; ``folder`` holds its log and is its home. Raises ContenderFailed.
 
-    ``warm_bytes`` of free memory are touched right before (see the launcher). Whatever ends this call early, also a
-    signal, ends the command.
+    Whatever ends this call early, also a signal, ends the command.
     """
     log = os.path.join(folder, "log")
-    launch = [sys.executable, "-I", "-S", os.path.join(HERE, "launcher.py"), str(warm_bytes), str(timeout_s), log]
+    launch = [sys.executable, "-I", "-S", os.path.join(HERE, "launcher.py"), str(timeout_s), log]
     launcher = subprocess.Popen(
         [*launch, *command],
         stdout=subprocess.PIPE,

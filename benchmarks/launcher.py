@@ -1,43 +1,27 @@
 """Run one contender and say what it cost. A program of its own, so that the harness's memory is not counted.
 
-    python -I -S launcher.py WARM_BYTES TIMEOUT_S LOG COMMAND…
+    python -I -S launcher.py TIMEOUT_S LOG COMMAND…
 
 Linux carries a process's peak memory over from the one it was forked from, so a contender started by the harness would
 report the harness's peak; this small process is what it inherits from instead (about 9 MiB: less is never told).
-Before the clock starts, all dirty pages are written back, and a child touches and gives back WARM_BYTES of memory: on a
-virtual machine that returns free pages to its host, the first touch of such a page costs a fault in the host, and what
-a contender pays would depend on how long ago others freed memory. Prints one JSON object.
+Before the clock starts, all dirty pages are written back. Prints one JSON object.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import signal
 import sys
 import time
 
 
-def warm(size: int) -> None:
-    """Have ``size`` bytes of the free memory backed by the host."""
-    child = os.fork()
-    if child == 0:
-        try:
-            mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-
-
 def main(words: list[str]) -> None:
     """See the module."""
-    warm_bytes, timeout_s, log, *command = words
+    timeout_s, log, *command = words
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.sync()
-    if int(warm_bytes):
-        warm(int(warm_bytes))
     moves = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in ((nothing, 0), (output, 1), (output, 2))]
     began = time.perf_counter()
     pid = os.posix_spawnp(command[0], command, os.environ, file_actions=moves)

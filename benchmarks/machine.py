@@ -49,15 +49,24 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+def _flags() -> list[str]:
+    processor = _fields("/proc/cpuinfo")
+    return processor.get("flags", processor.get("Features", "")).split()
+
+
+def is_virtual() -> bool:
+    """Whether the processor says that it is a guest's."""
+    return "hypervisor" in _flags()
+
+
 def describe(folder: str) -> dict[str, str]:
     """The machine, by the names of the table in the results. ``folder`` is where the files go."""
-    processor = _fields("/proc/cpuinfo")
-    flags = processor.get("flags", processor.get("Features", "")).split()
+    processor, flags = _fields("/proc/cpuinfo"), _flags()
     memory_kib = int(_fields("/proc/meminfo")["MemTotal"].split()[0])
     return {
         "processor": f"{processor.get('model name', platform.machine())}, {os.cpu_count()} cores",
         "CPU flags": " ".join(flag for flag in TELLING_FLAGS if flag in flags),
-        "virtual machine": "yes" if "hypervisor" in flags else "not told",
+        "virtual machine": "yes" if is_virtual() else "not told",
         "memory": f"{memory_kib / (1 << 20):.1f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "file system": _file_system(os.path.realpath(folder)),

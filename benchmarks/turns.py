@@ -15,10 +15,6 @@ from benchmarks.cost import TIMEOUT_S, ContenderFailed, Cost, run
 from benchmarks.origin import Origin
 
 OUTPUT = "out"
-# Of what a run will write. Not more: a guest hands free pages back to its host once they are many or old (here: 1 GiB,
-# or 2 s), so memory freed in plenty gets cold in the middle of the run. Seconds of the C floor for 1 GiB, by what was
-# warmed: 0.9 of it 0.84..0.90; nothing 0.87..1.02; 2.5 times 0.96..2.92, and 3.5..5.8 when it then waited for 3 s.
-WARM_FACTOR = 0.9
 
 
 class WrongBytes(Exception):
@@ -83,8 +79,7 @@ def one(bench: Bench, origin: Origin, contender: Contender, *, timeout_s: float 
     folder = bench.workspace.fresh("run", size)
     os.mkdir(os.path.join(folder, OUTPUT))
     origin.refresh(contender.names)
-    warm_bytes = int(WARM_FACTOR * size) if bench.scale.warm else 0
-    cost = run(contender.command(folder), folder, warm_bytes=warm_bytes, timeout_s=timeout_s)
+    cost = run(contender.command(folder), folder, timeout_s=timeout_s)
     checked = check(contender.label, origin, contender.names, os.path.join(folder, OUTPUT))
     bench.workspace.retire(folder)
     return cost.checked(len(contender.names), checked)
@@ -93,7 +88,7 @@ def one(bench: Bench, origin: Origin, contender: Contender, *, timeout_s: float 
 def check(label: str, origin: Origin, names: Sequence[str], folder: str) -> int:
     """The number of bytes, after comparing every file with what was served. Raises WrongBytes.
 
-    Then they leave the page cache: what is kept until the end must not push out what the next run needs.
+    They are written back then, and stay in the page cache: clean pages are what the next run's come from.
     """
     size = 0
     for name in names:
@@ -105,11 +100,7 @@ def check(label: str, origin: Origin, names: Sequence[str], folder: str) -> int:
             raise WrongBytes(f"{label} left no {os.path.basename(name)}: {error.strerror}") from error
         if found != origin.hashes[name]:
             raise WrongBytes(f"{label} left a wrong {os.path.basename(name)}: {found}, not {origin.hashes[name]}")
-    os.sync()  # only clean pages can be dropped
-    for name in names:
-        descriptor = os.open(os.path.join(folder, os.path.basename(name)), os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
+    os.sync()
     return size
 
 

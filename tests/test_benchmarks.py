@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks import __main__ as harness
 from benchmarks import changes, curves, kill, machine, many, peers, results, whole_file
+from benchmarks.ballast import LEFT_BYTES, ballast, ballast_bytes
 from benchmarks.bench import KIB, MIB, Bench, Scale
 from benchmarks.cost import ContenderFailed, Cost, run
 from benchmarks.facts import Fact, TooFewPairs, paired, wall_ratio
@@ -29,7 +30,7 @@ from benchmarks.workspace import DISK_RESERVE_BYTES, Interrupted, NoRoom, Worksp
 SIZE = 4 * MIB
 NAME = "big.bin"
 ROOT = Path(__file__).parent.parent
-SMALL = Scale(rounds=3, warm=False, settled=False, whole_bytes=SIZE, files=20, parallel=4)
+SMALL = Scale(rounds=3, settled=False, whole_bytes=SIZE, files=20, parallel=4)
 
 
 @pytest.fixture
@@ -165,12 +166,29 @@ def test_a_contender_that_hangs_is_ended_with_what_it_started(tmp_path: Path) ->
         time.sleep(0.02)
 
 
+def test_all_memory_but_a_rest_is_held_until_the_block_ends() -> None:
+    meminfo = "MemTotal:       24683520 kB\nMemAvailable:   20971520 kB\n"
+    assert ballast_bytes(meminfo) == 20 * (1 << 30) - LEFT_BYTES
+    assert ballast_bytes("MemAvailable:   1024 kB\n") == 0
+
+    with ballast(64 * MIB):
+        [holder] = _children()
+        resident = Path(f"/proc/{holder}/status").read_text(encoding="ascii").partition("VmRSS:")[2].split()[0]
+        assert int(resident) * KIB >= 64 * MIB
+    assert _children() == []
+
+
+def test_memory_that_cannot_be_held_is_told() -> None:
+    with pytest.raises(RuntimeError, match="--no-ballast"), ballast(1 << 60):
+        pass
+
+
 def test_what_a_run_cost_is_its_own(tmp_path: Path) -> None:
     """Peak memory is that of the contender, not what its starters had; CPU counts its children."""
     hog = bytearray(200 * MIB)
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'])"
 
-    small = run(["true"], str(tmp_path), warm_bytes=64 * MIB)
+    small = run(["true"], str(tmp_path))
     busy = run([sys.executable, "-c", child], str(tmp_path))
 
     assert len(hog) == 200 * MIB
@@ -255,6 +273,10 @@ def test_a_signal_leaves_no_file_and_no_process(tmp_path: Path, number: signal.S
     assert f"ended by {number.name}; its files are deleted" in told
     assert list(tmp_path.iterdir()) == []
     assert _processes_with(str(tmp_path)) == []
+
+
+def _children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
 
 
 def _processes_with(word: str) -> list[str]:
