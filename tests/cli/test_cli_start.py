@@ -19,7 +19,7 @@ from tests.cli.support import PACKAGE_PARENT, TIMEOUT_S, Said, WatchedOrigin, en
 
 # As pip's console script, and as `python -m engine`.
 STARTS = {
-    "console script": "from engine.cli.main import main; sys.exit(main())",
+    "console script": "import sys; from engine.__main__ import program; sys.exit(program())",
     "module": "import runpy; runpy.run_module('engine', run_name='__main__')",
 }
 
