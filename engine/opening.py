@@ -24,7 +24,7 @@ from engine.control.settle import settle
 from engine.engine import Engine
 from engine.errors import StorageError, StoreError, sole_error
 from engine.files.filesystem import FileSystem
-from engine.model.events import Recovered
+from engine.model.events import EngineEvent, Recovered
 from engine.model.line_policy import ANY_LINE, LinePolicy
 from engine.model.lines import UNKNOWN_LINE
 from engine.model.resolve import Resolver
@@ -130,29 +130,8 @@ async def _running(
     """The engine's tasks. Outer nursery: sealing and commits; inner: entries, so that those end first and are
     committed."""
     hub = EventHub()
-    boot_id = store.session.boot_id
-    combined = Combiner(store.together, writer)
-    workers = trio.CapacityLimiter(WORKER_THREADS)
-    committer = Committer(config, store, files, combined.do, boot_id)
-    sealing = Sealing(config, committer.sealed)
-    services = Services(
-        config=config,
-        files=files,
-        store=store,
-        client=client,
-        sealing=sealing,
-        committer=committer,
-        writer=combined,
-        lanes=FolderLanes(workers),
-        workers=workers,
-        now=time.time,
-        rng=rng,
-        emit=hub.emit,
-        boot_id=boot_id,
-        library=os.path.join(root, LIBRARY_FOLDER),
-        resolver=resolver,
-        pacing=Pacing(config.rate_limit_bytes_s),
-    )
+    services = _services(root, config, files, client, store, writer, rng, emit=hub.emit, resolver=resolver)
+    sealing, committer = services.sealing, services.committer
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as core, _outlasting(core, sealing.run, committer.run):
@@ -185,6 +164,42 @@ async def _running(
         hub.close()
         with trio.CancelScope(shield=True):
             await client.aclose()
+
+
+def _services(
+    root: str,
+    config: Config,
+    files: FileSystem,
+    client: Client,
+    store: StateStore,
+    writer: trio.CapacityLimiter,
+    rng: random.Random,
+    *,
+    emit: Callable[[EngineEvent], None],
+    resolver: Resolver | None,
+) -> Services:
+    """What every transfer borrows."""
+    combined = Combiner(store.together, writer)
+    workers = trio.CapacityLimiter(WORKER_THREADS)
+    committer = Committer(config, store, files, combined.do, store.session.boot_id)
+    return Services(
+        config=config,
+        files=files,
+        store=store,
+        client=client,
+        sealing=Sealing(config, committer.sealed),
+        committer=committer,
+        writer=combined,
+        lanes=FolderLanes(workers),
+        workers=workers,
+        now=time.time,
+        rng=rng,
+        emit=emit,
+        boot_id=store.session.boot_id,
+        library=os.path.join(root, LIBRARY_FOLDER),
+        resolver=resolver,
+        pacing=Pacing(config.rate_limit_bytes_s),
+    )
 
 
 def _gate(config: Config, policy: LinePolicy, rng: random.Random) -> LineGate:

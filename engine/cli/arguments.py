@@ -121,6 +121,19 @@ _Verbs = argparse._SubParsersAction  # argparse has no public name for what add_
 
 def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
     get = verbs.add_parser("get", help="download; asked again, resume", allow_abbrev=False)
+    _add_what(get)
+    _add_how(get)
+    add_line_options(get, _size)
+    add_trust_options(get, _path)
+    get.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    get.add_argument("--adopt", action="store_true", help=_ADOPT)
+    get.add_argument("--no-progress", action="store_true", help="no bars, no notes; results and errors only")
+    get.add_argument("--json", action="store_true", help="one object a line and a URL, as each is finished")
+    return get
+
+
+def _add_what(get: argparse.ArgumentParser) -> None:
+    """What is asked for, of whom, and where it goes."""
     get.add_argument(
         "urls", nargs="*", metavar="URL", help="http or https; what ends in .meta4, also a file, is a Metalink"
     )
@@ -149,6 +162,10 @@ def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
         default=[],
         help="a redirect or mirror at http(s)://host[:port] gets those headers too; again for more",
     )
+
+
+def _add_how(get: argparse.ArgumentParser) -> None:
+    """How it is fetched, and what it has to be."""
     get.add_argument(
         "--connections",
         metavar="N",
@@ -185,13 +202,6 @@ def _add_get(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
         default=ON_CHANGE[0],
         help="when the source has another version: begin anew with it (restart, the default), or fail",
     )
-    add_line_options(get, _size)
-    add_trust_options(get, _path)
-    get.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    get.add_argument("--adopt", action="store_true", help=_ADOPT)
-    get.add_argument("--no-progress", action="store_true", help="no bars, no notes; results and errors only")
-    get.add_argument("--json", action="store_true", help="one object a line and a URL, as each is finished")
-    return get
 
 
 def _add_run(verbs: _Verbs[_Parser]) -> argparse.ArgumentParser:
