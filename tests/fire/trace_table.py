@@ -79,6 +79,7 @@ DISK: dict[str, tuple[str, ...]] = {
     "D19": (
         "transfer/test_transfer_committer.py::test_the_window_is_never_exceeded",
         "whole/test_whole_disk.py::test_a_stream_held_up_by_a_hang_is_parked_by_the_close",
+        "fire/test_fire_limits.py::test_a_slow_disk",
     ),
     "D20": ("files/test_files_new_parts.py::test_the_disk_is_too_small",),
     "D21": (
@@ -109,7 +110,10 @@ CRASHES: dict[str, tuple[str, ...]] = {
     "C11": (_STEPS,),
     "C12": (_STEPS, "whole/test_whole_crash_steps.py::test_finalising_is_finished_without_the_server"),
     "C13": ("control/test_control_removal.py::test_a_crash_before_every_step_of_a_removal",),
-    "C14": ("whole/test_whole_reboot.py::test_the_part_lost_its_tail",),
+    "C14": (
+        "whole/test_whole_reboot.py::test_the_part_lost_its_tail",
+        "fire/test_power.py::test_no_power_cut_makes_the_engine_lie",
+    ),
     "C15": (
         "store/test_store_opening.py::test_c15_leftovers_of_a_creation_that_died_are_removed",
         "store/test_store_damage.py::test_c15_a_store_folder_without_a_data_file_is_not_filled",
@@ -118,7 +122,12 @@ CRASHES: dict[str, tuple[str, ...]] = {
         "whole/test_whole_reboot.py::test_the_recovery_after_a_power_cut_ends_early",
         "whole/test_whole_retry.py::test_an_entry_that_the_process_dies_with_again_and_again_is_quarantined",
     ),
-    "C17": (_KILLS, _KILL_9),
+    "C17": (
+        _KILLS,
+        _KILL_9,
+        "fire/test_fire_limits.py::test_little_memory",
+        "fire/test_fire_limits.py::test_killed_for_its_memory",
+    ),
     "C18": (
         "whole/test_whole_cancel.py::test_cancelled_before_every_step",
         "transfer/test_transfer_committer.py::test_a_commit_that_was_begun_is_finished_before_the_end",
