@@ -82,9 +82,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--folder", metavar="DIR", help="where to download to (default: the temporary folder)")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures nothing")
-    parser.add_argument(
-        "--no-ballast", action="store_true", help="hold no memory, also on a virtual machine"
-    )
+    parser.add_argument("--no-ballast", action="store_true", help="hold no memory, also on a virtual machine")
     options = parser.parse_args(words)
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"unknown benchmark {unknown[0]!r}: {', '.join(BENCHMARKS)} are known")
