@@ -65,7 +65,7 @@ class Runs:
         services.client.hosts.changed = self._host_changed
 
     def close(self) -> None:
-        """Begin nothing more, and let everyone who waits for an entry look again."""
+        """Begin nothing more; who waits for an entry looks again."""
         self._attempts.closing = True
         for event in self._settled.values():
             event.set()
@@ -81,21 +81,20 @@ class Runs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._attempts.report)
             nursery.start_soon(self._reconcile_regularly)
+            looked_at = -math.inf
             while True:
-                at = self._queue.next_at(trio.current_time())  # what is due by now waits for room, which wakes it
+                at = self._queue.next_at(looked_at)  # not now: what became due since was not given its turn
                 with trio.move_on_at(math.inf if at is None else at):
                     await self._delays.wait()
                     self._delays = trio.Event()
+                looked_at = trio.current_time()
                 self._fill()
 
     def _host_changed(self, name: str) -> None:
         """A host wants to be left alone, or takes fewer entries at once, or has recovered: others go on meanwhile."""
         hosts = self._services.client.hosts
-        self._queue.restrict(
-            f"[{name}]" if ":" in name else name,  # as URLs have it
-            hosts.entries_max(name),
-            hosts.rests_until(name),
-        )
+        place = f"[{name}]" if ":" in name else name  # as URLs have it
+        self._queue.restrict(place, hosts.entries_max(name), hosts.rests_until(name))
         self._delays.set()
 
     def stats(self, entry_id: str) -> RunStats:

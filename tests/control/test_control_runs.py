@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import Config
+from engine.control.runs import Runs
 from engine.errors import EngineClosed, HttpStatus, InvalidRequest, StoreUnusable, UnknownEntry
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry
@@ -59,6 +62,28 @@ def test_a_less_urgent_one_gives_way_when_asked_and_gets_its_turn_again(monkeypa
     stage.act(monkeypatch, script)
     assert stage.begun[2:] == ["d", "b", "c"], "b is before c: it was added first"
     assert {entry.state for entry in stage.records.entries.values()} == {State.COMPLETED}
+
+
+def test_what_becomes_due_just_after_a_look_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was stopped, or had no CPU, between giving turns and looking when the next one is due."""
+    fill = Runs._fill
+
+    def late(runs: Runs) -> None:
+        fill(runs)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        if sys._getframe(1).f_code is Runs.run.__code__:  # who looks next, and not an attempt that ended
+            clock.jump(60.0)  # later than any wait before another try
+
+    async def script(stage: Stage) -> None:
+        monkeypatch.setattr(Runs, "_fill", late)
+        stage.start("a")
+        await trio.sleep(WHOLE_DAY_S)
+
+    stage = Stage(Config(**NEVER_MENDED), play=lambda entry: (1.0, lost(entry) if entry.attempt_count < 3 else None))
+    stage.act(monkeypatch, script)
+    assert stage.state("a") == (State.COMPLETED, Reason.NONE)
+    assert stage.begun == ["a"] * 3
 
 
 def test_nobody_gives_way_to_an_equal_or_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
