@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 import trio
-import trio.testing
 
 from engine import Durability, Engine, open_engine
 from engine.errors import EngineError, sole_error
@@ -38,7 +37,7 @@ from tests.fire.sim_disk import GRAVES, SimDisk
 from tests.fire.sim_faults import Faults
 from tests.fire.sim_net import Net, SimDialer
 from tests.fire.sim_origin import Servers
-from tests.fire.sim_process import memory_folder, one_process, random_of, seeded_scheduler
+from tests.fire.sim_process import halting_clock, memory_folder, one_process, random_of, seeded_scheduler
 from tests.fire.sim_user import HOSTS, SIZES, User, Wish
 from tests.support.library import small
 
@@ -119,6 +118,7 @@ class Simulation:
         self._net = Net(self._faults, self._servers.serve)
         self._monitor = StaticMonitor(Line(connected=True))
         self._user = User(self._wishes(), self._servers, self._disk, self._faults, self._note)
+        self.clock = halting_clock(self._faults, random_of(seed, "clock"))
         self._death = trio.Event()
         self._power_cut = False
         self._living = False
@@ -323,7 +323,7 @@ def play(seed: int) -> Outcome:
     log.propagate = False
     try:
         with _bounded(), seeded_scheduler(seed):
-            trio.run(day.run, clock=trio.testing.MockClock(autojump_threshold=0))
+            trio.run(day.run, clock=day.clock)
         if (now := len(os.listdir("/proc/self/fd"))) != fds:
             day.outcome.violations.append(f"P5: {now - fds} descriptors are left open")
     except BaseException as error:

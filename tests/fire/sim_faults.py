@@ -66,6 +66,7 @@ HIGHEST: dict[str, float] = {
     "commit_lands_and_fails": 0.05,
     # the user and the process
     "impatient": 0.2,
+    "stopped": 0.01,
     "crash": 1.0,
     "power": 0.5,
 }

@@ -13,6 +13,7 @@ from unittest import mock
 
 import lmdb
 import trio
+import trio.testing
 
 import engine.control.attempts
 import engine.control.inbox
@@ -30,6 +31,20 @@ from tests.fire.sim_faults import Faults
 from tests.twin import InlineSealer
 
 BEGAN = float(int(time.time()))  # file times are the machine's own
+
+
+def halting_clock(faults: Faults, rng: random.Random) -> trio.testing.MockClock:
+    """A jumping clock that now and then goes on between two looks at it: the process was stopped, or had no CPU."""
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    look = clock.current_time
+
+    def current_time() -> float:
+        if faults.hit("stopped"):
+            clock.jump(rng.choice((0.0005, 0.02, 1.0)))
+        return look()
+
+    clock.current_time = current_time  # type: ignore[method-assign]  # the class is final
+    return clock
 
 
 class Threads:
