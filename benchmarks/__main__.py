@@ -1,16 +1,23 @@
 """``python -m benchmarks [NAME…]``: measure ours beside its peers, and print what came out.
 
 Exit status: 0 everything was measured (also what fell short of its target), 1 a benchmark or a contender failed,
-2 usage, 3 a peer is missing and the rest was measured, 130 or 143 ended by a signal.
+2 usage, 3 a peer is missing and the rest was measured, 129, 130 or 143 ended by a signal.
+
+Everything takes about half an hour and 60 GiB of disk, less where older results have to go. --write-results replaces
+the whole file, also when only some benchmarks ran. bad-line needs root. kill -9 of this program leaves its folder, and
+nothing that runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -32,16 +39,18 @@ from benchmarks import (
     results,
     whole_file,
 )
-from benchmarks.ballast import ballast, ballast_bytes
+from benchmarks.ballast import Ballast, NoMemory, ballast, memory_to_hold
 from benchmarks.bench import Bench, Scale
 from benchmarks.cost import ContenderFailed
 from benchmarks.facts import PAIRS_MIN
+from benchmarks.peers import PeerMissing
 from benchmarks.report import Report
 from benchmarks.targets import Verdict, judge
 from benchmarks.turns import WrongBytes
 from benchmarks.workspace import Interrupted, NoRoom, Workspace, workspace
 
 OK, FAILED, PEER_MISSING, SIGNAL_BASE = 0, 1, 3, 128
+PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]+")
 
 # In the order of a full run: first what makes many small files, before the disk is full enough that old ones must go.
 BENCHMARKS: dict[str, Callable[[Bench], Report]] = {
@@ -82,15 +91,39 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--folder", metavar="DIR", help="where to download to (default: the temporary folder)")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures nothing")
-    parser.add_argument("--no-ballast", action="store_true", help="hold no memory, also on a virtual machine")
+    parser.add_argument(
+        "--no-ballast",
+        action="store_true",
+        help="do not hold all memory but 4.5 GiB, which a run on a virtual machine does (benchmarks/ballast.py)",
+    )
     options = parser.parse_args(words)
+    check_places(parser, options)
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"unknown benchmark {unknown[0]!r}: {', '.join(BENCHMARKS)} are known")
     if options.rounds < PAIRS_MIN:
         parser.error(f"--rounds must be at least {PAIRS_MIN}: no ratio is told from fewer pairs")
-    if options.quick and options.write_results == results.DEFAULT_PATH:
-        parser.error("--quick measures nothing: --write-results needs another FILE")
     return options
+
+
+def check_places(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse now what could not be written, or would be regretted, when everything is measured."""
+    if options.folder is not None:
+        options.folder = os.path.abspath(options.folder)  # contenders run elsewhere
+        if not os.path.isdir(options.folder) or not os.access(options.folder, os.W_OK | os.X_OK):
+            parser.error(f"--folder {options.folder} is no folder that can be written")
+        if not PLAIN_PATH.fullmatch(options.folder):
+            parser.error(f"--folder {options.folder}: nginx and ld.so take letters, digits and ._/- only")
+    if options.plot is not None and os.path.exists(options.plot) and not os.path.isdir(options.plot):
+        parser.error(f"--plot {options.plot} is no folder")
+    written = options.write_results
+    if written is None:
+        return
+    if written in BENCHMARKS:
+        parser.error(f"--write-results would write to a file called {written}: put it behind the names")
+    if not os.access(os.path.dirname(os.path.abspath(written)), os.W_OK) or os.path.isdir(written):
+        parser.error(f"--write-results {written} cannot be written")
+    if options.quick and os.path.realpath(written) == os.path.realpath(results.DEFAULT_PATH):
+        parser.error("--quick measures nothing: --write-results needs another FILE")
 
 
 def scale_of(options: argparse.Namespace) -> Scale:
@@ -99,12 +132,9 @@ def scale_of(options: argparse.Namespace) -> Scale:
     return scale.quick() if options.quick else scale
 
 
-def memory_to_hold(options: argparse.Namespace) -> int:
-    """Bytes of ballast: on a virtual machine only, and not where nothing is measured."""
-    if options.no_ballast or options.quick or not machine.is_virtual():
-        return 0
-    with open("/proc/meminfo", encoding="ascii") as source:
-        return ballast_bytes(source.read())
+def ballast_of(options: argparse.Namespace) -> int:
+    """Bytes to hold: on a virtual machine only, and not where nothing is measured."""
+    return 0 if options.no_ballast or options.quick or not machine.is_virtual() else memory_to_hold()
 
 
 def measured(name: str, bench: Bench) -> Report:
@@ -112,8 +142,13 @@ def measured(name: str, bench: Bench) -> Report:
     bench.tell(f"{name} …")
     try:
         return BENCHMARKS[name](bench)
+    except PeerMissing as lack:
+        return Report(missing=[str(lack)])
     except (WrongBytes, ContenderFailed, NoRoom) as error:
         return Report(failed={name: str(error)})
+    except Exception as error:  # noqa: BLE001  # what was measured before it must not be lost with it
+        traceback.print_exc()
+        return Report(failed={name: f"{type(error).__name__}: {error}"})
 
 
 def show(reports: Mapping[str, Report], verdicts: Sequence[Verdict], *, as_json: bool) -> None:
@@ -139,28 +174,31 @@ def status_of(reports: Mapping[str, Report], missing: Sequence[str]) -> int:
     return PEER_MISSING if missing else OK
 
 
-def run(options: argparse.Namespace, command: str, space: Workspace) -> int:
+def run(options: argparse.Namespace, command: str, space: Workspace, held: Ballast) -> int:
     """Do what was asked for in this workspace; returns the exit status."""
     began, clock = datetime.now(UTC), time.monotonic()
     bench = Bench(scale_of(options), space, quiet=options.json)
     reports = {name: measured(name, bench) for name in options.names or BENCHMARKS}
     verdicts = judge(reports) if bench.scale.settled else []
     missing = list(dict.fromkeys(lack for report in reports.values() for lack in report.missing))
-    show(reports, verdicts, as_json=options.json)
-    if options.plot is not None:
-        missing += curves.lacks()
-        if not curves.lacks():
-            bench.tell("drawn: " + ", ".join(curves.draw(reports, options.plot)))
-    if options.write_results is not None:
+    if options.write_results is not None:  # before anything else that can fail
         about = results.Run(
             began=began.isoformat(timespec="seconds"),
             command=command,
             took_s=time.monotonic() - clock,
             settled=bench.scale.settled,
-            machine=machine.describe(space.path),
+            machine={**machine.describe(space.path), "memory held meanwhile": held.word},
             versions=machine.versions(),
         )
         results.write(options.write_results, about, reports, verdicts)
+    if options.plot is not None:
+        missing += curves.lacks()
+        if not curves.lacks() and (drawn := curves.draw(reports, options.plot)):
+            bench.tell("drawn: " + ", ".join(drawn))
+    show(reports, verdicts, as_json=options.json)
+    if "lost" in held.word:
+        print(f"memory held meanwhile: {held.word}", file=sys.stderr)
+        return FAILED
     for lack in missing:
         print(lack, file=sys.stderr)
     return status_of(reports, missing)
@@ -170,8 +208,15 @@ def main(words: Sequence[str]) -> int:
     """Run the named benchmarks, or all."""
     options = parsed(words)
     try:
-        with workspace(options.folder) as space, ballast(memory_to_hold(options)):
-            return run(options, shlex.join(["python", "-m", "benchmarks", *words]), space)
+        with workspace(options.folder) as space:
+            size = ballast_of(options)
+            if size and not options.json:
+                print(f"holding {size >> 20} MiB of memory (--no-ballast: none) …", file=sys.stderr)
+            with ballast(size) as held:
+                return run(options, shlex.join(["python", "-m", "benchmarks", *words]), space, held)
+    except NoMemory as error:
+        print(error, file=sys.stderr)
+        return FAILED
     except Interrupted as ended:
         print(f"{ended}; its files are deleted", file=sys.stderr)
         return SIGNAL_BASE + ended.number

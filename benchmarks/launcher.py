@@ -19,6 +19,8 @@ import time
 def main(words: list[str]) -> None:
     """See the module."""
     timeout_s, log, *command = words
+    while os.open(os.devnull, os.O_RDWR) <= 2:  # a standard stream that was closed would get the next descriptor
+        pass
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.sync()

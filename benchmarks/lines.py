@@ -8,12 +8,14 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks import peers
 from benchmarks.bench import Bench
+from benchmarks.children import end_with_parent
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SERVER_ADDRESS = "10.99.0.2"  # as in line.c
 SEED = 7
-NEEDS = ("cc", "ip", "nsenter")
+NEEDS = ("cc", "ip", "nsenter", "sysctl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +40,21 @@ class Line:
 @contextlib.contextmanager
 def line(bench: Bench, quality: Quality, *, congestion_control: str = "") -> Iterator[Line]:
     """A line for the block. ``congestion_control``: the server's; empty: the machine's own. Needs root."""
-    folder = bench.workspace.folder("line")
-    binary = os.path.join(folder, "line")
-    source = os.path.join(HERE, "line.c")
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", source, "-o", binary], check=True)
+    peers.require(*NEEDS)
+    binary = peers.compiled(os.path.join(HERE, "line.c"), os.path.join(bench.workspace.folder("line"), "line"))
     words = [str(int(quality.delay_s * 1e6)), str(int(quality.loss * 1e6)), str(SEED)]
     relay = subprocess.Popen(
         [binary, *words, str(quality.rate), str(quality.queue_bytes)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509  # the harness has one thread
     )
     try:
         assert relay.stdout is not None
         told = relay.stdout.readline().split()
         if len(told) != 3:
-            raise SystemExit("the line could not be set up (it needs root and /dev/net/tun)")
+            raise RuntimeError("the line could not be set up (it needs root and /dev/net/tun)")
         pid, client, server = told
         ends = Line(_enter(pid, client), _enter(pid, server))
         if congestion_control:

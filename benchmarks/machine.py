@@ -75,7 +75,10 @@ def describe(folder: str) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of ours, of its libraries, and of every peer."""
-    nginx = subprocess.run([nginx_path(), "-v"], capture_output=True, text=True, check=True).stderr.strip()
+    try:
+        nginx = subprocess.run([nginx_path(), "-v"], capture_output=True, text=True, check=False).stderr.strip()
+    except peers.PeerMissing:
+        nginx = "missing"
     told = {
         "offline-engine": f"{__version__}, commit {commit()}, hash kernel {native.simd_path()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",

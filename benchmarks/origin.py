@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 import trustme
 from blake3 import blake3
 
+from benchmarks.children import end_with_parent
+from benchmarks.peers import PeerMissing
+
 WORKER_FILES_MAX = 8192  # a socket and a file for each of 1,000 connections, and some more
 START_S_MAX = 10.0
 PIECE_BYTES = 1 << 20
@@ -99,10 +102,10 @@ class Origin:
 
 
 def nginx_path() -> str:
-    """The nginx to use. Raises SystemExit naming how to install it."""
+    """The nginx to use. Raises PeerMissing."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise SystemExit("the benchmarks need nginx: apt-get install nginx-light")
+        raise PeerMissing("nginx is missing: apt-get install nginx-light")
     return found
 
 
@@ -129,7 +132,12 @@ def serving(folder: str, *, address: str = "127.0.0.1", enter: Sequence[str] = (
     errors = os.path.join(folder, "error.log")
     # A session of its own: Ctrl-C is for the harness, which ends it once no contender needs it any more.
     process = subprocess.Popen(
-        [*enter, binary, "-e", errors, "-c", config, "-p", folder], stderr=subprocess.DEVNULL, start_new_session=True
+        [*enter, binary, "-e", errors, "-c", config, "-p", folder],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509  # the harness has one thread
     )
     try:
         _wait_until_open(os.path.join(folder, "nginx.pid"), process, errors)
@@ -152,5 +160,7 @@ def _wait_until_open(pid_file: str, process: subprocess.Popen[bytes], errors: st
         if os.path.exists(pid_file):
             return
         time.sleep(0.02)
-    with open(errors, encoding="utf-8", errors="replace") as source:
-        raise SystemExit(f"nginx did not start: {source.read()[-2000:]}")
+    told = ""
+    with contextlib.suppress(FileNotFoundError), open(errors, encoding="utf-8", errors="replace") as source:
+        told = source.read()[-2000:]
+    raise RuntimeError(f"nginx did not start: {told.strip()}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 EXTRA = "pip install -e '.[bench]'"
@@ -38,8 +40,9 @@ class Peer:
             return "missing"
         if self.is_module:
             return importlib.metadata.version(self.name)
-        done = subprocess.run([self.name, *self.version_words], capture_output=True, text=True, check=True)
-        return (done.stdout or done.stderr).strip().splitlines()[0]
+        done = subprocess.run([self.name, *self.version_words], capture_output=True, text=True, check=False)
+        told = (done.stdout or done.stderr).strip().splitlines()
+        return told[0] if told and not done.returncode else f"unknown: it ended with {done.returncode}"
 
 
 ALL = (
@@ -56,12 +59,34 @@ ALL = (
 LINE = (
     Peer("ip", "apt-get install iproute2", version_words=("-V",)),
     Peer("nsenter", "apt-get install util-linux"),
+    Peer("sysctl", "apt-get install procps"),
 )
 BY_NAME = {peer.name: peer for peer in ALL + LINE}
 # For the curves and the micro-benchmarks; no contender needs them.
 TOOLS = (Peer("matplotlib", EXTRA, is_module=True), Peer("pytest_benchmark", EXTRA, is_module=True))
 
 
-def missing(names: tuple[str, ...]) -> list[str]:
+class PeerMissing(Exception):
+    """Something that a benchmark needs is not there; the message says how to install it."""
+
+
+def require(*names: str) -> None:
+    """Raise PeerMissing unless all of them are there."""
+    if lacks := missing(names):
+        raise PeerMissing("; ".join(lacks))
+
+
+def compiled(source: str, binary: str, *flags: str) -> str:
+    """Build the C file; returns ``binary``. Raises PeerMissing without a compiler, RuntimeError when it fails."""
+    require("cc")
+    command = ["cc", "-O2", "-Wall", "-Wextra", *flags, source, "-o", binary]
+    command += ["-ldl"] if "-shared" in flags else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{os.path.basename(source)} cannot be compiled: {done.stderr.strip()[-500:]}")
+    return binary
+
+
+def missing(names: Iterable[str]) -> list[str]:
     """What to tell of those of these peers that are not there."""
     return [BY_NAME[name].lack for name in names if not BY_NAME[name].present]

@@ -4,9 +4,9 @@ not notice."""
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
+from benchmarks import peers
 from benchmarks.bench import MIB, Bench
 from benchmarks.facts import Fact
 from benchmarks.origin import serving
@@ -19,9 +19,8 @@ SLOW = {"SLOW_WRITE_MS": "40", "SLOW_SYNC_MS": "250"}
 
 def measure(bench: Bench) -> Report:
     """Milliseconds that a task waits for its turn, with the disk as it is and with one that hangs; peak memory."""
-    shim = os.path.join(bench.workspace.folder("shim"), "slow_disk.so")
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "slow_disk.c")
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", source, "-o", shim, "-ldl"], check=True)
+    shim = peers.compiled(source, os.path.join(bench.workspace.folder("shim"), "slow_disk.so"), "-shared", "-fPIC")
     with serving(bench.workspace.folder("origin")) as origin:
         origin.add(NAME, bench.scale.slow_disk_bytes)
 

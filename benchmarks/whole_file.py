@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks import peers
 from benchmarks.bench import GIB, Bench
 from benchmarks.facts import paired, wall_ratio
 from benchmarks.origin import Origin, serving
@@ -24,9 +24,7 @@ FLOOR, SYNCED_FLOOR = "C floor", "C floor, fdatasync"
 def compiled_floor(bench: Bench) -> str:
     """``floor.c``, built."""
     binary = os.path.join(bench.workspace.folder("floor"), "floor")
-    source = os.path.join(HERE, "floor.c")
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-pthread", source, "-o", binary], check=True)
-    return binary
+    return peers.compiled(os.path.join(HERE, "floor.c"), binary, "-pthread")
 
 
 def floors(bench: Bench, origin: Origin, connections: int) -> list[Contender]:

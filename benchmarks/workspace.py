@@ -69,16 +69,20 @@ def workspace(parent: str | None) -> Iterator[Workspace]:
     are not heard while it is deleted.
     """
 
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's is not
+
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        for other in heeded:  # a second one must not disturb the end
+            signal.signal(other, signal.SIG_IGN)
         raise Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     path = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
     try:
         os.chmod(path, 0o755)  # a root's nginx serves from it with another user's rights
         yield Workspace(path)
     finally:
-        for number in SIGNALS:
+        for number in heeded:
             signal.signal(number, signal.SIG_IGN)
         shutil.rmtree(path)
         for number, handler in before.items():

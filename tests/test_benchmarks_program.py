@@ -1,0 +1,120 @@
+"""The harness as a program: what it refuses first, what it keeps when something fails, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as harness
+from benchmarks.ballast import LEFT_BYTES, NoMemory, ballast, ballast_bytes
+from benchmarks.bench import KIB, MIB, Bench
+from benchmarks.report import Report
+from tests.support.processes import children, processes_with
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_all_memory_but_a_rest_is_held_until_the_block_ends() -> None:
+    meminfo = "MemTotal:       24683520 kB\nMemAvailable:   20971520 kB\n"
+    assert ballast_bytes(meminfo) == 20 * (1 << 30) - LEFT_BYTES
+    assert ballast_bytes("MemAvailable:   1024 kB\n") == 0
+
+    with ballast(64 * MIB) as held:
+        [holder] = children()
+        resident = Path(f"/proc/{holder}/status").read_text(encoding="ascii").partition("VmRSS:")[2].split()[0]
+        assert int(resident) * KIB >= 64 * MIB
+        assert held.word == "0.1 GiB"
+    assert children() == []
+
+
+def test_memory_that_is_lost_in_the_middle_is_told() -> None:
+    with ballast(MIB) as held:
+        os.kill(int(children()[0]), signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while "lost" not in held.word:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_what_fails_unexpectedly_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Bench) -> Report:
+        raise ValueError("a bug")
+
+    monkeypatch.setitem(harness.BENCHMARKS, "many", broken)
+    written = tmp_path / "found.md"
+    assert harness.main(["plan", "many", "--quick", "--write-results", str(written)]) == 1
+    assert "ValueError: a bug" in capsys.readouterr().out
+    assert "## plan" in written.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--write-results", "plan"], "behind the names"),
+        (["--write-results", "/nonexistent/found.md"], "cannot be written"),
+        (["--quick", "--write-results", "benchmarks/../benchmarks/RESULTS.md"], "another FILE"),
+        (["--plot", "README.md"], "no folder"),
+        (["--folder", "/nonexistent"], "no folder"),
+    ],
+)
+def test_what_could_not_be_written_is_refused_first(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        harness.parsed(words)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_that_nginx_would_misread_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    with pytest.raises(SystemExit):
+        harness.parsed(["--folder", str(folder)])
+    assert "letters" in capsys.readouterr().err
+
+
+def test_nothing_outlives_a_harness_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "memory", "--quick", "--rounds", "99", "--folder", str(tmp_path)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/*-run/log")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    while left := processes_with(str(tmp_path)):  # a contender runs to its end
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+
+
+def test_memory_that_cannot_be_held_is_told() -> None:
+    with pytest.raises(NoMemory, match="--no-ballast"), ballast(1 << 60):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_file_and_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "benchmarks", "memory", "--quick", "--rounds", "99", "--folder", str(tmp_path)]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/*-run/log")):  # the first contender was started
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(number)
+    _, told = child.communicate(timeout=60)
+
+    assert child.returncode == 128 + number
+    assert f"ended by {number.name}; its files are deleted" in told
+    assert list(tmp_path.iterdir()) == []
+    assert processes_with(str(tmp_path)) == []
