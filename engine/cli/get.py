@@ -38,10 +38,13 @@ from engine.cli.watching import Watcher, open_watcher
 from engine.errors import Superseded
 from engine.files.filesystem import FileSystem
 from engine.model.records import ErrorRecord
-from engine.store.guest import open_guest
+from engine.store.guest import NoStoreYet, open_guest
 
 # Enough that the engine's own limit decides how many run, also while some wait before trying again.
 ASKED_AT_ONCE = 64
+# Another process that makes the store, or brings it up to date, is waited for.
+MADE_WITHIN_S = 15.0
+LOOK_INTERVAL_S = 0.05
 
 # Has one request done; None when that has to be done otherwise.
 Do = Callable[[str, DownloadRequest], Awaitable[Outcome | None]]
@@ -74,13 +77,19 @@ class _Get:
         return status.FAILED if self._failed else status.COMPLETE
 
     async def _download(self) -> None:
+        until = trio.current_time() + MADE_WITHIN_S
         while self._left:
             try:
                 await self._here()
             except StoreBusy as busy:
                 if busy.pid == os.getpid():
                     raise
-                await self._elsewhere(busy)
+                try:
+                    await self._elsewhere(busy)
+                except NoStoreYet:
+                    if trio.current_time() > until:
+                        raise busy from None
+                    await trio.sleep(LOOK_INTERVAL_S)
 
     async def _here(self) -> None:
         arguments = self._arguments

@@ -86,23 +86,28 @@ class GuestStore:
         return self._environment.read(read_session)
 
 
+class NoStoreYet(StoreUnusable):
+    """An engine has to make the store, or to bring it up to date, before anybody can open it beside one. Who met an
+    engine there comes too early."""
+
+
 @contextmanager
 def open_guest(root: str, files: FileSystem) -> Iterator[GuestStore]:
     """The store of ``root`` beside whatever engine runs on it, or none.
 
-    Raises StoreUnusable when there is none or an engine has to bring it up to date first, StoreTooNew, StoreCorrupt,
-    StoreBusy when this very process has it open.
+    Raises NoStoreYet when there is none or an engine has to bring it up to date first, StoreUnusable, StoreTooNew,
+    StoreCorrupt, StoreBusy when this very process has it open.
     """
     path = os.path.abspath(root)
     check_file_system(path, files)
     store = os.path.join(path, STORE_NAME)
     with translated(f"open the store {store}"):
         if files.stat_path(store) is None:
-            raise StoreUnusable(f"there is no store in {path}")
+            raise NoStoreYet(f"there is no store in {path}")
         check_structure(os.path.join(store, DATA_NAME), files, thorough=False)
         version = peek_version(store, _MAP_OF_THE_FILE, files)
     if version < SCHEMA_VERSION:
-        raise StoreUnusable(f"the store {store} is of an older version: let an engine open it once")
+        raise NoStoreYet(f"the store {store} is of an older version: let an engine open it once")
     environment = Environment(store, _MAP_OF_THE_FILE, files, readonly=False, guest=True)
     try:
         yield GuestStore(environment)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import re
 import ssl
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
 from blake3 import blake3
 
+from engine.cli import get
+from engine.files.filesystem import FileSystem
+from engine.store.guest import GuestStore, open_guest
+from engine.store.lease import LOCK_NAME
 from tests.cli.support import LARGE, SMALL, Said, WatchedOrigin
 
 Cli = Callable[..., Said]
@@ -238,6 +244,32 @@ def test_what_a_path_holds_cannot_reach_the_terminal(cli: Cli, origin: WatchedOr
 
     assert said.code == 0
     assert said.out.startswith(f"done {tmp_path}/a\\x1b[31m\\nb  ")
+
+
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_a_library_that_another_process_is_about_to_make(
+    cli: Cli, root: Path, origin: WatchedOrigin, monkeypatch: pytest.MonkeyPatch, lets_go: bool
+) -> None:
+    """It has the lease, and there is no store yet: that one is waited for, but not for ever."""
+    root.mkdir()
+    with (root / LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        @contextmanager
+        def beside(path: str, files: FileSystem) -> Iterator[GuestStore]:
+            try:
+                with open_guest(path, files) as guest:
+                    yield guest
+            finally:
+                if lets_go:
+                    fcntl.flock(lock, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(get, "open_guest", beside)
+        monkeypatch.setattr(get, "MADE_WITHIN_S", 60.0 if lets_go else 0.1)
+        said = cli("get", origin.url("/small.bin"))
+
+    assert said.code == (0 if lets_go else 3)
+    assert said.out.startswith("done ") if lets_go else "is in use by" in said.err
 
 
 USAGE = {
