@@ -40,12 +40,13 @@ def _goes_on(state: State, reason: Reason) -> bool:
 
 
 class _Run:
-    """One run of the verb. ``_queue``: the URLs, by id, of entries that run or will without anybody's doing."""
+    """One run of the verb. ``_queue``: the URLs, by id, of entries that run or will without anybody's doing;
+    ``_unfinished``: those that left it without being complete, and have not come back."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._queue: dict[str, str] = {}
-        self._unfinished = 0
+        self._unfinished: set[str] = set()
 
     async def run(self) -> int:
         interrupted = await until_interrupted(self._work)
@@ -92,9 +93,10 @@ class _Run:
                 for entry in page:
                     if _waits_in_queue(entry):
                         self._queue.setdefault(entry.id, entry.url)
+                        self._unfinished.discard(entry.id)
                         before.discard(entry.id)
                     elif entry.id not in before and state is not State.PAUSED:
-                        self._leave(f"{escape(entry.id)} {state_text(entry)}")
+                        self._leave(entry)
                 after = page[-1].id
         for entry_id in before:
             await self._ended(engine, entry_id)
@@ -103,12 +105,14 @@ class _Run:
         if isinstance(event, StateChanged):
             if _goes_on(event.state, event.reason):
                 if event.id not in self._queue:
+                    self._unfinished.discard(event.id)
                     with suppress(UnknownEntry):  # removed since: that is the next event
                         self._queue[event.id] = (await engine.get(event.id)).url
             elif event.id in self._queue:
                 await self._ended(engine, event.id)
         elif isinstance(event, Removed):
             self._queue.pop(event.id, None)
+            self._unfinished.discard(event.id)
 
     async def _ended(self, engine: Engine, entry_id: str) -> None:
         """Tell of an entry that has left the queue."""
@@ -120,7 +124,8 @@ class _Run:
         outcome = outcome_of(
             entry, await engine.parts(entry_id), await engine.offline_entry(entry_id), engine.run_stats(entry_id)
         )
-        self._unfinished += not outcome.good and entry.state is not State.CANCELLED
+        if not outcome.good and entry.state is not State.CANCELLED:
+            self._unfinished.add(entry_id)
         if self._arguments.json:
             print_json(outcome.as_json())
         elif outcome.good:
@@ -130,7 +135,7 @@ class _Run:
         else:
             warn(outcome.as_line())
 
-    def _leave(self, text: str) -> None:
-        self._unfinished += 1
+    def _leave(self, entry: DownloadEntry) -> None:
+        self._unfinished.add(entry.id)
         if not self._arguments.no_progress:
-            warn(f"{PROGRAM}: left as it is: {text}")
+            warn(f"{PROGRAM}: left as it is: {escape(entry.id)} {state_text(entry)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -102,6 +103,27 @@ def test_run_for_ever_takes_what_others_ask_for(cli: Cli, root: Path, origin: Wa
     assert (failed.code, failed.object["error"]["code"]) == (1, "not_found")
     assert [told["id"] for told in said.objects] == ["mine", "bad"]
     assert said.code == 1  # one failed; nothing was left to do
+
+
+def test_what_was_paused_and_completed_later_does_not_count_as_left(
+    cli: Cli, root: Path, origin: WatchedOrigin
+) -> None:
+    with downloading(root, origin, cli) as process:
+        process.kill()
+    origin.hang_up()
+    with started("--root", root, "run", "--forever", "--json") as process:
+        assert origin.wait_sent(origin.sent + 500_000, TIMEOUT_S)
+        assert cli("pause", "mine").code == 0
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["state"] == "paused"
+        origin.bytes_per_s = None
+        assert cli("resume", "mine").code == 0
+        until(lambda: state_of(cli, "mine") == "completed")
+        process.send_signal(signal.SIGTERM)
+        said = ended(process)
+
+    assert [told["state"] for told in said.objects] == ["completed"]
+    assert said.code == 0
 
 
 def test_a_get_goes_on_when_the_process_that_fetched_for_it_ends(cli: Cli, root: Path, origin: WatchedOrigin) -> None:
