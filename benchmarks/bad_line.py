@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Report:
 def _race(bench: Bench, quality: Quality, control: str, size: int) -> Outcome:
     folder = bench.workspace.folder("origin")
     with (
-        line(bench, quality, congestion_control=control) as ends,
+        line(bench.workspace.folder("line"), quality, congestion_control=control) as ends,
         serving(folder, address=SERVER_ADDRESS, enter=ends.server) as origin,
     ):
         origin.add(NAME, size)

@@ -1,13 +1,14 @@
-/* A line between two network namespaces of its own: delay, loss and rate as asked for, in user space (a kernel may have
- * no netem).
+/* A line between two network namespaces of its own: delay, loss, doubles, disorder and rate as asked for, in user space
+ * (a kernel may have no netem).
  *
  *   cc -O2 -Wall -Wextra -o line benchmarks/line.c
- *   ./line DELAY_US LOSS_PPM SEED RATE_BYTES_S QUEUE_BYTES [TRACE]        (as root; RATE 0: as fast as it comes)
+ *   ./line DELAY_US LOSS_PPM DOUBLE_PPM SWAP_PPM SEED RATE_BYTES_S QUEUE_BYTES [TRACE]
+ *                                                                       (as root; RATE 0: as fast as it comes)
  *
- * DELAY_US is one way. LOSS_PPM of the packets of each direction are lost, drawn from the SEED. Prints one line, its
- * process id and the descriptors of the client's and the server's namespace (`nsenter --net=/proc/PID/fd/N command`),
- * and works until it is ended. Client 10.99.0.1, server 10.99.0.2. TRACE gets the bytes, IP headers included, that were
- * given to the client in each tenth of a second. */
+ * DELAY_US is one way. Of the packets of each direction, drawn from the SEED, LOSS_PPM are lost, DOUBLE_PPM come twice
+ * and SWAP_PPM overtake the one before. Prints one line, its process id and the descriptors of the client's and the
+ * server's namespace (`nsenter --net=/proc/PID/fd/N command`), and works until it is ended. Client 10.99.0.1, server
+ * 10.99.0.2. TRACE gets the bytes, IP headers included, that were given to the client in each tenth of a second. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -41,7 +42,7 @@ typedef struct {
 } direction;
 
 static uint64_t delay_ns, rate_bytes_s;
-static uint32_t loss_ppm;
+static uint32_t loss_ppm, double_ppm, swap_ppm;
 static long long queue_bytes;
 static long long trace[TRACE_S_TENTHS];
 static volatile sig_atomic_t ended;
@@ -88,13 +89,26 @@ static int enter(const char *address, int *namespace) {
     return tun;
 }
 
+static int happens(direction *way, uint32_t ppm) {
+    return draw(&way->random) % 1000000 < ppm;
+}
+
+/* The packet that was just taken overtakes the one before it: only what they carry changes places. */
+static void swap_with_last(direction *way) {
+    static packet spare;
+    packet *first = &way->ring[(way->head - 2) % RING], *second = &way->ring[(way->head - 1) % RING];
+    uint64_t due = first->due, later = second->due;
+    spare = *first, *first = *second, *second = spare;
+    first->due = due, second->due = later;
+}
+
 static void take(direction *way, uint64_t now) {
     for (int taken = 0; taken < BATCH; taken++) {
-        if (way->head - way->tail == RING) return;
+        if (way->head - way->tail >= RING - 1) return; /* there is room for one that comes twice */
         packet *slot = &way->ring[way->head % RING];
         ssize_t length = read(way->in, slot->data, PACKET_MAX);
         if (length <= 0) return;
-        if (draw(&way->random) % 1000000 < loss_ppm) continue;
+        if (happens(way, loss_ppm)) continue;
         uint64_t sent = now;
         if (rate_bytes_s) {
             if (way->queued + length > queue_bytes) continue;
@@ -106,6 +120,12 @@ static void take(direction *way, uint64_t now) {
         slot->due = sent + delay_ns;
         way->queued += length;
         way->head++;
+        if (double_ppm && happens(way, double_ppm)) {
+            way->ring[way->head % RING] = *slot;
+            way->queued += length;
+            way->head++;
+        }
+        if (swap_ppm && happens(way, swap_ppm) && way->head - way->tail > 1) swap_with_last(way);
     }
 }
 
@@ -125,15 +145,17 @@ static uint64_t next_due(const direction *way) {
 
 int main(int count, char **words) {
     int client_space, server_space, last = 0;
-    if (count < 6) {
-        fprintf(stderr, "usage: line DELAY_US LOSS_PPM SEED RATE_BYTES_S QUEUE_BYTES [TRACE]\n");
+    if (count < 8) {
+        fprintf(stderr, "usage: line DELAY_US LOSS_PPM DOUBLE_PPM SWAP_PPM SEED RATE_BYTES_S QUEUE_BYTES [TRACE]\n");
         return 2;
     }
     delay_ns = strtoull(words[1], NULL, 10) * 1000;
     loss_ppm = (uint32_t)strtoul(words[2], NULL, 10);
-    uint64_t seed = strtoull(words[3], NULL, 10);
-    rate_bytes_s = strtoull(words[4], NULL, 10);
-    queue_bytes = strtoll(words[5], NULL, 10);
+    double_ppm = (uint32_t)strtoul(words[3], NULL, 10);
+    swap_ppm = (uint32_t)strtoul(words[4], NULL, 10);
+    uint64_t seed = strtoull(words[5], NULL, 10);
+    rate_bytes_s = strtoull(words[6], NULL, 10);
+    queue_bytes = strtoll(words[7], NULL, 10);
     int client = enter("10.99.0.1", &client_space), server = enter("10.99.0.2", &server_space);
     direction ways[2] = {
         {.in = server, .out = client, .random = seed},
@@ -162,9 +184,9 @@ int main(int count, char **words) {
         struct pollfd polled[2] = {{.fd = client, .events = POLLIN}, {.fd = server, .events = POLLIN}};
         if (ppoll(polled, 2, &wait, NULL) < 0 && errno != EINTR) fail("ppoll");
     }
-    if (count > 6) {
-        FILE *out = fopen(words[6], "w");
-        if (!out) fail(words[6]);
+    if (count > 8) {
+        FILE *out = fopen(words[8], "w");
+        if (!out) fail(words[8]);
         for (int i = 0; i <= last && i < TRACE_S_TENTHS; i++) fprintf(out, "%lld\n", trace[i]);
         fclose(out);
     }

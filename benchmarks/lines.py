@@ -9,62 +9,76 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks import peers
-from benchmarks.bench import Bench
 from benchmarks.children import end_with_parent
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SERVER_ADDRESS = "10.99.0.2"  # as in line.c
 SEED = 7
-NEEDS = ("cc", "ip", "nsenter", "sysctl")
+CONTROL = "/proc/sys/net/ipv4/tcp_congestion_control"  # the file is that of the process's own namespace
+NEEDS = ("cc", "ip", "nsenter")
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """``delay_s`` one way; ``loss``: that share of the packets of each direction; ``rate``: bytes a second, 0 for any
-    number, with a queue of ``queue_bytes`` before it."""
+    """``delay_s`` one way; of the packets of each direction, ``loss``, ``doubled`` and ``swapped`` (with the one
+    before) are shares; ``rate``: bytes a second, 0 for any number, with a queue of ``queue_bytes`` before it."""
 
     delay_s: float
     loss: float
+    doubled: float = 0.0
+    swapped: float = 0.0
     rate: int = 0
     queue_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What to put before a command so that it runs at the client's, or the server's, end."""
+    """The network namespaces of its two ends, as paths."""
 
-    client: tuple[str, ...]
-    server: tuple[str, ...]
+    client_namespace: str
+    server_namespace: str
+
+    @property
+    def client(self) -> tuple[str, ...]:
+        """What to put before a command so that it runs at the client's end."""
+        return ("nsenter", f"--net={self.client_namespace}")
+
+    @property
+    def server(self) -> tuple[str, ...]:
+        """The same for the server's."""
+        return ("nsenter", f"--net={self.server_namespace}")
 
 
 @contextlib.contextmanager
-def line(bench: Bench, quality: Quality, *, congestion_control: str = "") -> Iterator[Line]:
-    """A line for the block. ``congestion_control``: the server's; empty: the machine's own. Needs root."""
+def line(folder: str, quality: Quality, *, congestion_control: str = "") -> Iterator[Line]:
+    """A line for the block, built in ``folder``. ``congestion_control``: the server's; empty: the machine's own. Needs
+    root."""
     peers.require(*NEEDS)
-    binary = peers.compiled(os.path.join(HERE, "line.c"), os.path.join(bench.workspace.folder("line"), "line"))
-    words = [str(int(quality.delay_s * 1e6)), str(int(quality.loss * 1e6)), str(SEED)]
-    relay = subprocess.Popen(
+    binary = peers.compiled(os.path.join(HERE, "line.c"), os.path.join(folder, "line"))
+    shares = (quality.delay_s, quality.loss, quality.doubled, quality.swapped)
+    words = [str(int(share * 1e6)) for share in shares] + [str(SEED)]
+    with subprocess.Popen(
         [binary, *words, str(quality.rate), str(quality.queue_bytes)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
         preexec_fn=end_with_parent,  # noqa: PLW1509  # the harness has one thread
-    )
-    try:
-        assert relay.stdout is not None
-        told = relay.stdout.readline().split()
-        if len(told) != 3:
-            raise RuntimeError("the line could not be set up (it needs root and /dev/net/tun)")
-        pid, client, server = told
-        ends = Line(_enter(pid, client), _enter(pid, server))
-        if congestion_control:
-            setting = f"net.ipv4.tcp_congestion_control={congestion_control}"
-            subprocess.run([*ends.server, "sysctl", "-qw", setting], check=True)
-        yield ends
-    finally:
-        relay.terminate()
-        relay.wait(timeout=10)
-
-
-def _enter(pid: str, descriptor: str) -> tuple[str, ...]:
-    return ("nsenter", f"--net=/proc/{pid}/fd/{descriptor}")
+    ) as relay:
+        try:
+            assert relay.stdout is not None
+            told = relay.stdout.readline().split()
+            if len(told) != 3:
+                raise RuntimeError("the line could not be set up (it needs root and /dev/net/tun)")
+            pid, client, server = told
+            ends = Line(f"/proc/{pid}/fd/{client}", f"/proc/{pid}/fd/{server}")
+            if congestion_control:
+                subprocess.run(
+                    [*ends.server, "tee", CONTROL],
+                    input=congestion_control,
+                    text=True,
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
+            yield ends
+        finally:
+            relay.terminate()

@@ -59,7 +59,6 @@ ALL = (
 LINE = (
     Peer("ip", "apt-get install iproute2", version_words=("-V",)),
     Peer("nsenter", "apt-get install util-linux"),
-    Peer("sysctl", "apt-get install procps"),
 )
 BY_NAME = {peer.name: peer for peer in ALL + LINE}
 # For the curves and the micro-benchmarks; no contender needs them.

@@ -19,6 +19,7 @@ ELSEWHERE: dict[str, list[tuple[str, str]]] = {
         ("whole/test_whole_line_loss.py", "test_another_address_with_a_line_all_the_time"),
         ("whole/test_whole_retry.py", "test_n12_without_a_network_nothing_is_held_against_the_source"),
     ],
+    "N13": [("whole/test_whole_bad_line.py", "test_n13_packets_lost_doubled_and_out_of_order")],
     "N16": [
         ("whole/test_whole_bad_answers.py", "test_certificates"),
         ("net/test_tls_trust.py", "test_n16_insecure_is_for_the_named_origin_alone"),
