@@ -35,10 +35,10 @@ from engine.cli.outcome import Outcome, outcome_of, parked, removed
 from engine.cli.trust_options import trust_options_given
 from engine.cli.trusting import trust_of
 from engine.cli.watching import Watcher, open_watcher
-from engine.errors import Superseded
+from engine.errors import NoStoreYet, Superseded
 from engine.files.filesystem import FileSystem
 from engine.model.records import ErrorRecord
-from engine.store.guest import NoStoreYet, open_guest
+from engine.store.guest import open_guest
 
 # Enough that the engine's own limit decides how many run, also while some wait before trying again.
 ASKED_AT_ONCE = 64

@@ -60,19 +60,33 @@ def _look(store: StateStore, entry_id: str) -> _View:
 
 def _as_json(view: _View) -> dict[str, object]:
     return {
-        **msgspec.to_builtins(view.entry),
+        **_fields(view.entry),
         "url": view.entry.url,
-        "line": msgspec.structs.asdict(view.entry.line),  # with what it leaves open
         "parts": [_part_json(part, held) for part, held in zip(view.parts, view.held, strict=True)],
-        "offline": msgspec.to_builtins(view.offline),
+        "offline": None if view.offline is None else _fields(view.offline),
         "explanation": msgspec.to_builtins(explain(view.entry, working=bool(view.pid))),
     }
+
+
+def _fields(record: msgspec.Struct) -> dict[str, object]:
+    """All of them, also those that stand as by default, which `to_builtins` leaves out of a record."""
+    return {name: _builtins(value) for name, value in msgspec.structs.asdict(record).items()}
+
+
+def _builtins(value: object) -> object:
+    if isinstance(value, msgspec.Struct):
+        return _fields(value)
+    if isinstance(value, tuple):
+        return [_builtins(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _builtins(item) for name, item in value.items()}
+    return msgspec.to_builtins(value)
 
 
 def _part_json(part: PartRecord, held: list[tuple[int, int]]) -> dict[str, object]:
     """Every field of the record; what is done is counted from the same bitmap that ``held`` shows."""
     return {
-        **msgspec.to_builtins(part),
+        **_fields(part),
         "path": current_path(part),
         "final_path": os.path.join(part.folder, part.final_name),
         "chunks_done": sum(-(-(end - start) // part.chunk_bytes) for start, end in held),

@@ -10,6 +10,7 @@ again. A kind is a number that the caller gives meaning to; while it is held bac
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 import sys
@@ -31,9 +32,14 @@ _HostKey = tuple[int, int, int, int, str]
 def host_of(url: str) -> str:
     """The host of a URL as the store keeps it, in lower case and without its port; no full parse: a hundred thousand
     are looked at when the engine starts."""
-    authority = url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
-    name, _, port = authority.rpartition(":")
-    return sys.intern(name if name and port.isdigit() else authority)  # many entries, few hosts
+    return _host_in(url.partition("://")[2].partition("/")[0])
+
+
+@functools.lru_cache(maxsize=1024)  # many entries, few hosts; and one string for each
+def _host_in(authority: str) -> str:
+    address = authority.partition("?")[0].rpartition("@")[2]
+    name, _, port = address.rpartition(":")
+    return sys.intern(name if name and port.isdigit() else address)
 
 
 class _Place(NamedTuple):
@@ -289,7 +295,8 @@ class WaitingQueue:
             if place.group:
                 self._groups.setdefault(place.group, _Group()).lanes[lane] = None
         heapq.heappush(lane.places, place)
-        self._look(lane)
+        if lane.places[0] is place:  # otherwise nothing shows of it
+            self._look(lane)
 
     def _lane_of(self, place: _Place) -> _Lane | None:
         host = self._hosts.get(place.host)

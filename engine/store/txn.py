@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import lmdb
@@ -39,6 +39,23 @@ class Txn:
         """A copy of the payload; None when there is none. Raises BadRecord."""
         value = self._raw.get(key, db=self._handles[table])
         return None if value is None else bytes(unseal(table, key, value))
+
+    def get_many(self, table: Table, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
+        """Each key, which an index names, with a copy of its payload; None for one that is not there or is damaged,
+        which is noted. In one call of LMDB: each lets go of the GIL and has to get it again."""
+        self.settle(table)
+        with self._raw.cursor(self._handles[table]) as cursor:
+            values = {bytes(key): value for key, value in cursor.getmulti(keys)}
+        for key in keys:
+            payload, problem = None, "an index names an entry that is not there"
+            if key in values:
+                try:
+                    payload = bytes(unseal(table, key, values[key]))
+                except BadRecord as error:
+                    problem = str(error)
+            if payload is None:
+                self.note(table, key, "", problem)
+            yield key, payload
 
     def has(self, table: Table, key: bytes) -> bool:
         """Whether there is a value, sound or not."""

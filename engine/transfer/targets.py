@@ -8,16 +8,16 @@ class Targets:
 
     def __init__(self) -> None:
         self._holders: dict[str, str] = {}
-        self._paths: dict[str, list[str]] = {}
+        self._paths: dict[str, tuple[str, ...]] = {}
 
     def claim(self, path: str, entry_id: str) -> bool:
         """Take ``path`` for the entry; False when another one holds it."""
         holder = self._holders.setdefault(path, entry_id)
         if holder != entry_id:
             return False
-        paths = self._paths.setdefault(entry_id, [])
+        paths = self._paths.get(entry_id, ())
         if path not in paths:
-            paths.append(path)
+            self._paths[entry_id] = (*paths, path)
         return True
 
     def holder(self, path: str) -> str | None:
