@@ -36,10 +36,11 @@ RATE_LIMIT_MIN = 1 * KIB  # a slower cap would keep connections from their serve
 class Config:
     """Limits and defaults. Raises InvalidRequest when a value cannot work."""
 
-    # Chunks: the unit of committing and verifying. Finer only pays with per-piece hashes of the server's own.
+    # Chunks: the unit of committing and verifying. Small ones cost 0.1 ms of CPU each, and on a slow line they end a file
+    # sooner: the last chunk of each connection is a quarter as long.
     chunk_bytes: int = 1 * MIB
     small_chunk_bytes: int = 256 * KIB
-    small_file_bytes: int = 64 * MIB
+    small_file_bytes: int = 256 * MIB
     part_bytes_max: int = 16 * TIB  # a Content-Length beyond this is a lie, refused before anything is allocated (S27)
 
     # The one bound on memory: chunk buffers of `chunk_bytes`, touched only when used.

@@ -75,8 +75,8 @@ def test_no_grid_of_a_wrong_kind(length: int, chunk: int) -> None:
 def test_small_files_have_small_chunks() -> None:
     config = Config()
     assert chunk_bytes_for(0, config) == config.small_chunk_bytes
-    assert chunk_bytes_for(64 * MIB - 1, config) == config.small_chunk_bytes
-    assert chunk_bytes_for(64 * MIB, config) == config.chunk_bytes
+    assert chunk_bytes_for(256 * MIB - 1, config) == config.small_chunk_bytes
+    assert chunk_bytes_for(256 * MIB, config) == config.chunk_bytes
     assert chunk_bytes_for(None, config) == config.chunk_bytes
 
 

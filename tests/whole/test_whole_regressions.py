@@ -183,5 +183,5 @@ async def test_what_may_be_nothing_works_as_nothing(library: Path) -> None:
 def test_the_smallest_limits_are_taken() -> None:
     """The table of least values refuses nothing that works."""
     least = Config(chunk_bytes=1 * KIB, small_chunk_bytes=1 * KIB, commit_window_bytes=2 * KIB, buffer_count=2)
-    assert least.small_file_bytes == 64 * MIB
+    assert least.small_file_bytes == 256 * MIB
     assert small(entries_at_once=1, connections_max=1, attempts_kept=1, head_feed_bytes=1).attempts_kept == 1
