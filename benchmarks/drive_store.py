@@ -39,7 +39,7 @@ def adding(root: str, count: int) -> list[float]:
     took = []
     try:
         for number in range(count):
-            entry = DownloadEntry(id=f"added-{number}", sources=(f"http://127.0.0.1/added/{number}",))
+            entry = DownloadEntry(id=f"added-{count}-{number}", sources=(f"http://127.0.0.1/added/{count}/{number}",))
             began = time.perf_counter()
             store.add(entry)
             took.append((time.perf_counter() - began) * 1000)

@@ -36,8 +36,8 @@ RATE_LIMIT_MIN = 1 * KIB  # a slower cap would keep connections from their serve
 class Config:
     """Limits and defaults. Raises InvalidRequest when a value cannot work."""
 
-    # Chunks: the unit of committing and verifying. Small ones cost 0.1 ms of CPU each, and on a slow line they end a file
-    # sooner: the last chunk of each connection is a quarter as long.
+    # Chunks: the unit of committing and verifying. Small ones cost 0.1 ms of CPU each, and on a slow line they end a
+    # file sooner: the last chunk of each connection is a quarter as long.
     chunk_bytes: int = 1 * MIB
     small_chunk_bytes: int = 256 * KIB
     small_file_bytes: int = 256 * MIB
