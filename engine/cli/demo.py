@@ -12,8 +12,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+import msgspec
 from blake3 import blake3
 
 import engine
@@ -41,8 +41,7 @@ class DemoFailed(Exception):
     """A step did not do what it should; the message says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class KilledRun:
+class KilledRun(msgspec.Struct, frozen=True):
     """What the killed process left. ``fetched`` bytes left the origin; ``held`` are claimed by the bitmap."""
 
     fetched: int
@@ -117,8 +116,7 @@ def _write_content(path: str, length: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
+class _Command(msgspec.Struct, frozen=True):
     """The command line that is run twice."""
 
     url: str
@@ -184,8 +182,7 @@ def _wait_half_way(origin: DemoOrigin, process: subprocess.Popen[str], length: i
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class ResumedRun:
+class ResumedRun(msgspec.Struct, frozen=True):
     """What the second run says of itself."""
 
     path: str

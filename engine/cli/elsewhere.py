@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import trio
 
 from engine import DownloadRequest, InvalidRequest, Progress, Reason, State, StoreBusy
@@ -41,8 +41,7 @@ def check_can_be_handed_over(requests: Iterable[DownloadRequest], options: Itera
         command_of(request, "", token="", now=0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Before:
+class _Before(msgspec.Struct, frozen=True):
     """What an entry had when it was asked for: the rest is this request's doing."""
 
     attempts: int = 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from engine.cli.console import escape
 from engine.cli.text import fault_text, rate, shown_url, size
@@ -18,8 +20,7 @@ if TYPE_CHECKING:  # `list` and `show` need none of trio, which takes half of th
     from engine.store.state_store import StateStore
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """``offline`` is there when the file is; ``error`` is None unless it failed."""
 
     id: str

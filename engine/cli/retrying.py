@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from engine.config import DEFAULT_CONFIG
 from engine.model.records import DownloadEntry
@@ -14,8 +15,7 @@ TENTHS_BELOW_S = 10.0
 _SLACK_S = 0.05  # between the attempt's recorded end and the moment from which the wait counts
 
 
-@dataclass(slots=True)
-class Tries:
+class Tries(msgspec.Struct):
     """The tries of one entry in a row that brought nothing, counted as the engine counts them; ``bytes_done`` were
     durable at the last look."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from engine.cli.library import has_store, needs_migration
 from engine.cli.one_interrupt import OneInterrupt
@@ -23,13 +24,12 @@ RING_INTERVAL_S: Final = 0.5
 BELL_MISSED_S: Final = 3.0
 
 
-@dataclass(slots=True)
-class Answers:
+class Answers(msgspec.Struct):
     """What became of commands, in their order: answered, taken back in time, or still being carried out."""
 
-    commands: list[Command] = field(default_factory=list)
-    results: dict[int, CommandResult] = field(default_factory=dict)
-    withdrawn: set[int] = field(default_factory=set)
+    commands: list[Command] = msgspec.field(default_factory=list)
+    results: dict[int, CommandResult] = msgspec.field(default_factory=dict)
+    withdrawn: set[int] = msgspec.field(default_factory=set)
     pid: int | None = None
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
 
@@ -24,8 +23,7 @@ ATTEMPTS_SHOWN = 5
 RANGES_SHOWN = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
+class _View(msgspec.Struct, frozen=True):
     """One look at an entry. ``held``: the byte ranges each part's bitmap claims; ``pid``: the engine's, 0 if none."""
 
     entry: DownloadEntry

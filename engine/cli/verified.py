@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from engine.cli.console import escape, print_json, print_line
@@ -13,8 +11,7 @@ from engine.control.verify import Health, Repair, Validation
 from engine.model.records import DownloadEntry
 
 
-@dataclass(frozen=True, slots=True)
-class Mended:
+class Mended(msgspec.Struct, frozen=True):
     """How a repair ended. ``why``: why it did not come to its end, empty when none was begun."""
 
     repaired: bool = False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
@@ -34,8 +34,7 @@ YIELDED: Ending = (Event.PREEMPT, Reason.PREEMPTED)
 REROUTED: Ending = (Event.PREEMPT, Reason.NETWORK)
 
 
-@dataclass(slots=True)
-class RunStats:
+class RunStats(msgspec.Struct):
     """What this run of the engine did for an entry. ``bytes_fetched`` came off the wire, ``bytes_resumed`` were trusted
     from before; ``seconds`` is the time its attempts took."""
 
@@ -45,18 +44,19 @@ class RunStats:
     attempts: int = 0
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(msgspec.Struct):
     """What the engine knows of an entry beside its record, from one attempt to the next. ``secret``: header fields that
     are not stored. ``fresh``: its part is not to be built on."""
 
-    secret: Fields = field(default=(), repr=False)
+    secret: Fields = ()
     fresh: bool = False
     tries: Tries = NO_TRIES
 
+    def __repr__(self) -> str:
+        return f"Kept(fresh={self.fresh}, tries={self.tries})"
 
-@dataclass(slots=True)
-class Run:
+
+class Run(msgspec.Struct):
     """The task of one attempt. ``scope`` ends it, resumable; ``ended`` is set when it has. ``ending``: what is recorded
     of an attempt that was ended so; nothing (None) when the whole record is about to go. ``hurried``: that is recorded
     as soon as its connections are closed, before its last commit; ``recorded`` is set then, or with ``ended``.
@@ -64,11 +64,11 @@ class Run:
 
     kept: Kept
     stats: RunStats
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    ended: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = msgspec.field(default_factory=trio.CancelScope)
+    ended: trio.Event = msgspec.field(default_factory=trio.Event)
     ending: Ending | None = PREEMPTED
     hurried: bool = False
-    recorded: trio.Event = field(default_factory=trio.Event)
+    recorded: trio.Event = msgspec.field(default_factory=trio.Event)
     interface: str = ""
 
 

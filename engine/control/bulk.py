@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import trio
 
 from engine.control.credentials import Credentials
@@ -40,14 +40,13 @@ EVENTS: Final[dict[tuple[Event, State], Event | None]] = {
 GO_ON: Final = frozenset({Event.RESUME, Event.RETRY})
 
 
-@dataclass(slots=True)
-class Changed:
+class Changed(msgspec.Struct):
     """What became of a page: the entries that are as they were asked to be, the ids of those that have to be asked one
     by one, and what went wrong behind a change that took place."""
 
-    entries: list[DownloadEntry] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    errors: list[EngineError] = field(default_factory=list)
+    entries: list[DownloadEntry] = msgspec.field(default_factory=list)
+    left: list[str] = msgspec.field(default_factory=list)
+    errors: list[EngineError] = msgspec.field(default_factory=list)
 
 
 class Bulk:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from engine.control.each import for_each
@@ -41,16 +41,14 @@ AskMany = Callable[[Iterable[DownloadRequest]], Awaitable[object]]
 Remove = Callable[..., Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """What could not be done for one entry of a group; the others are not held up by it."""
 
     entry_id: str
     error: ErrorRecord
 
 
-@dataclass(frozen=True, slots=True)
-class GroupChange:
+class GroupChange(msgspec.Struct, frozen=True):
     """What a change of a group led to. ``asked``: members that were asked for; ``removed``: entries that went because
     nothing holds them any more."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from engine.control.queue import host_of
 from engine.model.line_policy import ALLOWED, LinePolicy, Verdict, allowed, narrowed
@@ -53,8 +54,7 @@ class _Kind(NamedTuple):
     here: bool
 
 
-@dataclass(slots=True)
-class _State:
+class _State(msgspec.Struct):
     """``verdict``: of the line as it is. ``refusal``: the one before, while the line is ``settling``: until that
     time."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
@@ -61,15 +60,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     entry_id: str = ""
 
 
-@dataclass(slots=True)
-class _Folder:
+class _Folder(msgspec.Struct):
     """What the records say is in a folder: names of unfinished files, of published ones, whose they are, and which of
     them a completed entry has no use for."""
 
-    unfinished: set[str] = field(default_factory=set)
-    published: set[str] = field(default_factory=set)
-    expected: list[tuple[str, str, What]] = field(default_factory=list)
-    leftover: list[tuple[str, str]] = field(default_factory=list)
+    unfinished: set[str] = msgspec.field(default_factory=set)
+    published: set[str] = msgspec.field(default_factory=set)
+    expected: list[tuple[str, str, What]] = msgspec.field(default_factory=list)
+    leftover: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
 
 def scan(

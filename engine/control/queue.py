@@ -15,8 +15,9 @@ import heapq
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 # Places that are void stay in the heaps until they come up (`heapq` cannot remove); beyond this many pushes for each
 # that waits, the heaps are made anew.
@@ -55,15 +56,14 @@ class _Place(NamedTuple):
     not_before: float | None
 
 
-@dataclass(slots=True, eq=False)
-class _Lane:
+class _Lane(msgspec.Struct, eq=False):
     """Ready places of one host, rank, group and kind. ``told``: the key under which the host knows it."""
 
     host: _Host
     rank: int
     group: str
     kind: int
-    places: list[_Place] = field(default_factory=list)
+    places: list[_Place] = msgspec.field(default_factory=list)
     told: _LaneKey | None = None
 
     @property
@@ -72,21 +72,19 @@ class _Lane:
         return self.rank, self.group, self.kind
 
 
-@dataclass(slots=True, eq=False)
-class _Host:
+class _Host(msgspec.Struct, eq=False):
     """``told``: the key under which it stands in the line."""
 
     name: str
     running: int = 0
-    lanes: dict[tuple[int, str, int], _Lane] = field(default_factory=dict)
-    best: list[_LaneKey] = field(default_factory=list)
+    lanes: dict[tuple[int, str, int], _Lane] = msgspec.field(default_factory=dict)
+    best: list[_LaneKey] = msgspec.field(default_factory=list)
     told: _HostKey | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Group:
+class _Group(msgspec.Struct, eq=False):
     running: int = 0
-    lanes: dict[_Lane, None] = field(default_factory=dict)
+    lanes: dict[_Lane, None] = msgspec.field(default_factory=dict)
 
 
 class _Limit(NamedTuple):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
@@ -38,8 +38,7 @@ CHUNKS_PER_COMMIT = 4096
 Run = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
+class _Copy(msgspec.Struct, frozen=True):
     """A part of a new generation, and the chunks of it that are on the disk and proven."""
 
     record: PartRecord

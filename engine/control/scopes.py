@@ -7,7 +7,8 @@ crash, and :meth:`Scopes.finish_resets` goes on from there. What completes late 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from engine.control.each import for_each
 from engine.control.group_requests import checked_scope
@@ -21,8 +22,7 @@ from engine.transfer.services import Services
 RemoveAll = Callable[[str], Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeReset:
+class ScopeReset(msgspec.Struct, frozen=True):
     """What a reset took away. ``nameless``: entries whose records are so damaged that not even their ids are known;
     they are still there, and so may be their files."""
 

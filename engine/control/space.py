@@ -11,8 +11,8 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from engine.control.group_requests import checked_scope
@@ -37,8 +37,7 @@ Remove = Callable[[str], Awaitable[object]]
 Resume = Callable[[str, Reason], Awaitable[DownloadEntry]]
 
 
-@dataclass(frozen=True, slots=True)
-class Evictable:
+class Evictable(msgspec.Struct, frozen=True):
     """A finished file that may go: not pinned, and nobody reads it."""
 
     id: str

@@ -7,8 +7,8 @@ every race. A verb that its entry's state does not allow raises IllegalTransitio
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from engine.control.attempts import Ending
@@ -40,13 +40,12 @@ FOR_ALL: dict[Event, tuple[State, ...]] = {
 }
 
 
-@dataclass(slots=True)
-class _Tally:
+class _Tally(msgspec.Struct):
     """What a verb for all has come to so far."""
 
-    asked: set[str] = field(default_factory=set)
-    changed: list[DownloadEntry] = field(default_factory=list)
-    errors: list[EngineError] = field(default_factory=list)
+    asked: set[str] = msgspec.field(default_factory=set)
+    changed: list[DownloadEntry] = msgspec.field(default_factory=list)
+    errors: list[EngineError] = msgspec.field(default_factory=list)
 
 
 class Verbs:

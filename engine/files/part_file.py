@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from engine.config import Config
 from engine.errors import NoSpace, PartBusy, PartLost, TargetExists, TargetGone, storage_error
@@ -29,8 +30,7 @@ _NO_LOCKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLC
 _NO_NOREPLACE = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
-@dataclass(slots=True)
-class PartFile:
+class PartFile(msgspec.Struct):
     """Descriptors of an open part and of its folder; :meth:`close` gives both back."""
 
     files: FileSystem

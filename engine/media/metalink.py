@@ -8,10 +8,10 @@ http nor https too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from xml.parsers import expat
 
+import msgspec
 from msgspec.structs import replace
 
 from engine.config import MIB, TIB
@@ -49,20 +49,18 @@ class _Location(NamedTuple):
     url: str
 
 
-@dataclass(slots=True)
-class _PieceList:
+class _PieceList(msgspec.Struct):
     algorithm: str
     piece_bytes: int
-    digests: list[str] = field(default_factory=list)
+    digests: list[str] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _File:
+class _File(msgspec.Struct):
     name: str
     length: int | None = None
-    urls: list[_Location] = field(default_factory=list)
-    hashes: dict[str, str] = field(default_factory=dict)
-    pieces: list[_PieceList] = field(default_factory=list)
+    urls: list[_Location] = msgspec.field(default_factory=list)
+    hashes: dict[str, str] = msgspec.field(default_factory=dict)
+    pieces: list[_PieceList] = msgspec.field(default_factory=list)
 
 
 def requests_from_metalink(

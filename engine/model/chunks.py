@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from engine.config import Config
 
@@ -12,8 +12,7 @@ BITS_PER_PAGE = 8192  # 1 KiB: small enough that LMDB keeps a page inside its le
 CVS_PER_PAGE = 32  # 1 KiB, for the same reason
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkGrid:
+class ChunkGrid(msgspec.Struct, frozen=True):
     """A file of ``length`` bytes cut into chunks of ``chunk_bytes`` (a power of two of at least one leaf)."""
 
     length: int

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+import msgspec
 from blake3 import blake3
 
 from engine.errors import InvalidRequest
@@ -21,8 +21,7 @@ LIMIT_MAX: Final = 10_000  # one page is read in one go
 _CHECK_BYTES: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Item]):
+class Page(msgspec.Struct, Generic[Item], frozen=True):
     """``after``: the cursor to give for what follows; None at the end. ``damaged``: what lies among the items and
     cannot be read, in words; it never ends a page early."""
 

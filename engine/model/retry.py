@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from engine.config import Config
 from engine.errors import EngineError, TransferError
@@ -22,8 +23,7 @@ class Loss(Enum):
     CERTAIN = "certain"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """How a class of errors is met.
 
     ``tries``: so many in a row without one committed chunk, then the entry is FAILED; 1 fails it at once. ``parks``: it
@@ -115,8 +115,7 @@ def policy_of(error: EngineError) -> Policy:
     return known if known.parks else FAIL
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What happens to the entry: FAIL, PAUSE, or PREEMPT to be tried again after ``delay_s`` seconds; and why."""
 
     event: Event
@@ -125,8 +124,7 @@ class Decision:
     tries_max: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Tries:
+class Tries(msgspec.Struct, frozen=True):
     """An entry's tries in a row without one committed chunk: ``failed`` decide how long it waits, those that ``count``
     when it gives up."""
 

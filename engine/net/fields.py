@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC
 from email.message import Message
 from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from functools import lru_cache
+
+import msgspec
 
 from engine.errors import InvalidRequest
 
@@ -53,8 +54,7 @@ _UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,254}"', re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRange:
+class ContentRange(msgspec.Struct, frozen=True):
     """``bytes a-b/t`` as the half-open ``[start, end)``; ``total`` is None for ``*``."""
 
     start: int

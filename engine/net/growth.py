@@ -8,7 +8,8 @@ it goes on one by one, and rests after each that did not.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from engine.config import MIB, Config
 
@@ -33,8 +34,7 @@ SETTLE_ROUND_TRIPS = 2  # a new connection needs some to get up to speed
 UNEVEN_S_MAX = 5.0  # connections that do not come do not hold a window up for longer
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """What is seen of a host. ``received``: bytes so far; ``flowing``: connections on which bytes come;
     ``round_trip_s``: of its line, which is ``lossy`` when packets come behind gaps. ``may_grow``: there is work for
     more, and neither the disk nor a cap holds it up."""

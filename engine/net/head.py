@@ -8,10 +8,10 @@ and only then given to h11, which parses the very same bytes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import Enum
 
 import h11
+import msgspec
 
 from engine.config import Config
 from engine.errors import ProtocolViolation
@@ -41,16 +41,18 @@ class Framing(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """A final answer's head. Field names are lower case; values are text with one character per byte, and not shown:
     a Location or a cookie may be as good as a password."""
 
     status: int
-    fields: tuple[tuple[str, str], ...] = field(repr=False)
+    fields: tuple[tuple[str, str], ...]
     framing: Framing
     length: int | None
     keep_alive: bool
+
+    def __repr__(self) -> str:
+        return f"Head({self.status}, {self.framing.value}, length={self.length}, keep_alive={self.keep_alive})"
 
     def get_all(self, name: str) -> list[str]:
         """The values of every field of this (lower-case) name, in order."""

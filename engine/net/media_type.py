@@ -7,7 +7,8 @@ for the network's only where it can be, and for the server's own otherwise.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from engine.errors import CaptivePortal, WrongType
 from engine.files.names import HARMLESS_EXTENSIONS
@@ -31,8 +32,7 @@ _NAME = r"[a-z0-9!#$&^_.+\-]{1,127}"
 _MEDIA_RANGE = re.compile(rf"(?:\*/\*|{_NAME}/(?:\*|{_NAME}))", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What is known of the thing before its answer. ``types``: the caller's word, like ``audio/*``; nothing else counts
     then. ``before``: the Content-Type of the bytes that are held already. ``named``: its own URL has a name of
     media."""

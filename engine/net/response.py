@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from engine.config import DEFAULT_CONFIG, MIB, Config
 from engine.errors import BadRange, Changed, Encoded, HttpStatus, PerhapsChanged, ProtocolViolation
@@ -38,8 +39,7 @@ class AnswerKind(Enum):
     UNSATISFIED = "unsatisfied"  # nothing: no byte of the range exists
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The body is the bytes ``[start, end)`` of ``total``; None where the server does not say. ``start`` may lie up to
     1 MiB before what was asked: skip that much. ``representation`` has whatever identifies the bytes."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import idna
+import msgspec
 
 from engine.errors import BadRedirect, InvalidRequest
 from engine.net.fields import parse_count
@@ -38,8 +38,7 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?", re.ASCII)
 _NUMBER_LIKE = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Scheme, host and port: what credentials and connections are bound to."""
 
     scheme: str
@@ -56,8 +55,7 @@ class Origin:
         return f"{self.scheme}://{self.host_header}"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Url:
+class Url(msgspec.Struct, frozen=True):
     """An absolute http or https URL. ``host`` is lower-case ASCII (IPv6 without brackets), ``target`` is path and query
     as they go on the wire."""
 

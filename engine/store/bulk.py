@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from engine.errors import BadRecord, IllegalTransition, StaleEpoch, UnknownEntry
 from engine.model.records import DownloadEntry
@@ -18,14 +19,13 @@ from engine.store.txn import Txn
 _REFUSALS: Final = (IllegalTransition, StaleEpoch, UnknownEntry, BadRecord)
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """What is to become of an entry, as it was seen. ``event`` None: it stays in its state, for another reason."""
 
     entry: DownloadEntry
     event: Event | None
     reason: Reason = Reason.NONE
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Moved(NamedTuple):

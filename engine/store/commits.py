@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 import msgspec
@@ -15,8 +14,7 @@ from engine.store import entries, pages, parts, suspects
 from engine.store.txn import Txn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkCommit:
+class ChunkCommit(msgspec.Struct, frozen=True, kw_only=True):
     """Chunks of one part whose bytes are written, and synced when ``synced``.
 
     ``chunks``: ``(index, 32-byte CV, size in bytes)``. ``bit_count``: how many chunks the part has, as far as is known.

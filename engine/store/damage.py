@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 KEPT_MAX: Final = 1024  # beyond this the store as a whole is the problem, and more lines say nothing new
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """One bad record or page. ``entry_id`` is empty where only the key (hex) is known."""
 
     table: str

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from engine.errors import BadRecord, StoreUnusable
@@ -28,16 +28,14 @@ _RESULT: Final = 1 << 63
 _PAGE_ENTRIES: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """A command that waits; None for one that does not decode."""
 
     number: int
     command: Command | None
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True):
     """A marked command, and its entry as it is. ``again``: it was marked before, and the process that did it ended."""
 
     command: Command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -22,8 +21,7 @@ class _SessionRecord(msgspec.Struct, frozen=True):
     recheck: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(msgspec.Struct, frozen=True):
     """This opening of the store and how the one before it ended.
 
     A store that was just made counts as closed cleanly. ``previous_boot_id`` is empty when there was no session before,

@@ -8,10 +8,10 @@ in flight included, so that a crash loses at most that much.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import trio
 
 from engine.config import Config
@@ -22,8 +22,7 @@ from engine.threads import in_thread
 from engine.transfer.part_job import PartJob
 
 
-@dataclass(frozen=True, slots=True)
-class _Sealed:
+class _Sealed(msgspec.Struct, frozen=True):
     job: PartJob
     index: int
     size: int

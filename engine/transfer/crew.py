@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from engine.config import Config
@@ -34,8 +34,7 @@ WORK_S_MIN = 2.0
 SEALER_SHARE, COMMITTER_SHARE = 0.5, 0.75
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(msgspec.Struct):
     """How a fetcher does: bytes a second in the last second, and since when it crawls."""
 
     began: float

@@ -7,7 +7,7 @@ the hash is right in the end and its own bytes were others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from engine.errors import IntegrityError, SourcesDiffer
 from engine.model.chunks import CV_BYTES
@@ -18,13 +18,12 @@ from engine.transfer.services import Services
 from engine.transfer.sources import Source, Sources
 
 
-@dataclass(slots=True)
-class Suspicion:
+class Suspicion(msgspec.Struct):
     """``before``: what the suspect sent, by the chunks' CVs; None when all of the file was its own, and is fetched
     anew."""
 
     suspect: Source | None
-    before: dict[int, bytes] | None = field(default_factory=dict)
+    before: dict[int, bytes] | None = msgspec.field(default_factory=dict)
 
 
 class Culprits:

@@ -6,8 +6,6 @@ bytes are on their way. Only where that answer cannot be built on is the file as
 
 from __future__ import annotations
 
-import dataclasses
-
 import trio
 from msgspec.structs import replace
 
@@ -43,7 +41,7 @@ async def _answer_of(services: Services, source: Source) -> tuple[Exchange, Answ
             if answer.kind is AnswerKind.WHOLE:
                 # After a range without a validator: in one piece now, but a range can carry on after a failure.
                 representation = replace(answer.representation, ranges=answer.representation.ranges or ranges)
-                return exchange, dataclasses.replace(answer, representation=representation)
+                return exchange, replace(answer, representation=representation)
             if _can_be_built_on(answer, span):
                 return exchange, answer
             ranges = answer.kind is AnswerKind.RANGE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from engine.net.url import Origin
@@ -15,8 +15,7 @@ ENTRIES_REMEMBERED_MAX = 1024
 ORIGINS_REMEMBERED_MAX = 256
 
 
-@dataclass(slots=True)
-class Memory:
+class Memory(msgspec.Struct):
     """What is known of one source from one attempt to the next; never stored.
 
     ``own``: the source's place. ``given``: by the host, instead of that. ``behind``: where its redirects led, until
@@ -35,8 +34,8 @@ class Memory:
     asked_at: float = -math.inf
     walked_at: float = -math.inf
     version: int = 0
-    lock: trio.Lock = field(default_factory=trio.Lock)
-    walking: trio.Lock = field(default_factory=trio.Lock)
+    lock: trio.Lock = msgspec.field(default_factory=trio.Lock)
+    walking: trio.Lock = msgspec.field(default_factory=trio.Lock)
 
     def drop_behind(self, *, spent: bool = False) -> None:
         """Begin at the start again. ``spent``: the URL behind was refused; one that was good for a single answer will

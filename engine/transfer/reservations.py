@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from engine.errors import NoSpace
 from engine.files.filesystem import FileSystem
@@ -21,8 +22,7 @@ BLOCK_BYTES = 512  # st_blocks counts these, whatever the file system's own are
 Admission = Callable[[DownloadEntry, int | None], Awaitable[None]]
 
 
-@dataclass(slots=True)
-class _Promise:
+class _Promise(msgspec.Struct):
     """``made``: the file is there, or was: one that is gone again has its final name and all its bytes."""
 
     device: int

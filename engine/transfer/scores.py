@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 # Rates are told by weighted means: what came in so much time counts as much as all before it.
 HALF_LIFE_S = 4.0
@@ -11,8 +11,7 @@ FORGIVEN_S = 60.0
 HOSTS_KEPT = 1024
 
 
-@dataclass(slots=True)
-class Score:
+class Score(msgspec.Struct):
     """``rate_bytes_s``: of one connection, 0 while nothing is known; ``failed_at``: by trio's clock, of the last
     request that failed with none that succeeded since."""
 

@@ -8,7 +8,8 @@ from a source that turns out bad has to be fetched again, and no hash of the who
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from engine.errors import Changed, EngineError, IntegrityError, StorageError, TransferError
 from engine.model.records import DownloadEntry, PartRecord, Representation
@@ -29,8 +30,7 @@ PAYS = 4 / 3
 SHARE_MIN = 0.05
 
 
-@dataclass(slots=True, eq=False)
-class Source:
+class Source(msgspec.Struct, eq=False):
     """A URL that a part comes from. Counts what came off the wire.
 
     ``where``: where it is to be found now, for its URL may redirect, expire or be replaced. ``representation``: what
@@ -43,7 +43,7 @@ class Source:
     url: Url
     number: int = 0
     representation: Representation | None = None
-    score: Score = field(default_factory=Score)
+    score: Score = msgspec.field(default_factory=Score)
     out: str = ""
     trusted: bool = False
     compared: bool = False
@@ -52,7 +52,7 @@ class Source:
     parked_until: float = 0.0
     active: int = 0
     bytes_received: int = 0
-    _open: set[Exchange] = field(default_factory=set)
+    _open: set[Exchange] = msgspec.field(default_factory=set)
 
     @property
     def name(self) -> str:

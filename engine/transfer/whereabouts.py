@@ -8,9 +8,9 @@ asked for another URL. Fetchers that run into it at the same time do it once.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import trio
+from msgspec.structs import replace
 
 from engine.errors import HttpStatus, NeedsUrl, RefreshFailed, TransferError, WrongType
 from engine.model.records import DownloadEntry, Representation
