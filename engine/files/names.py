@@ -172,6 +172,15 @@ def _shorten(stem: str, extension: str) -> str:
     return stem.encode()[:room].decode(errors="ignore").rstrip(" .") + extension
 
 
+def _harmless(stem: str, ending: str) -> str:
+    """The name, cut to size, on which no desktop acts. Judged by what is left of it: in a long name without an
+    extension the cut can make one."""
+    name = _shorten(stem, ending)
+    suffix = _parted(name)[1]
+    harmless = not suffix or suffix == HARMLESS_SUFFIX or suffix[1:].lower() in HARMLESS_EXTENSIONS
+    return name if harmless else _shorten(stem, ending + HARMLESS_SUFFIX)
+
+
 def safe_name(offered: str) -> str:
     """A file name that is safe in any folder, from one that a server offered; ``download`` when nothing is left.
 
@@ -186,15 +195,13 @@ def safe_name(offered: str) -> str:
     stem, suffix = _parted(text)
     if stem.split(".")[0].lower() in _RESERVED:
         stem = f"_{stem}"
-    if suffix and suffix[1:].lower() not in HARMLESS_EXTENSIONS:
-        suffix += HARMLESS_SUFFIX
-    return _shorten(stem, suffix) or DEFAULT_NAME
+    return _harmless(stem, suffix) or DEFAULT_NAME
 
 
 def with_tag(name: str, tag: str) -> str:
     """``name`` made unique by ``tag`` before its extension: ``track.flac`` and ``1f2e`` give ``track-1f2e.flac``."""
     stem, suffix = _parted(name)
-    return _shorten(stem, f"-{tag}{suffix}")
+    return _harmless(stem, f"-{tag}{suffix}")
 
 
 _PART_NAME = re.compile(r"\.oe-([0-9a-f]{16})-[0-9]+\.part")

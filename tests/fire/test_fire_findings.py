@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import BadRecord
 from engine.files.filesystem import FileSystem
-from engine.files.names import NAME_BYTES_MAX, with_tag
+from engine.files.names import HARMLESS_SUFFIX, NAME_BYTES_MAX, safe_name, with_tag
 from engine.model.commands import Command, Mark, Verb, took_place
 from engine.model.records import DownloadEntry
 from engine.net.fields import disposition_filename, parse_date
@@ -57,6 +57,17 @@ def test_d21_a_tag_makes_no_name_too_long_nor_loses_its_beginning(name: str) -> 
     assert len(tagged.encode()) <= NAME_BYTES_MAX
     assert tagged[0] == name[0]
     assert "-1f2e3d4c" in tagged
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_m4_a_cut_makes_no_extension_that_a_desktop_acts_on(known: bool) -> None:
+    """What is longer than any extension is none; what is left of it behind the cut may be one."""
+    extension = "mp3" if known else "exe"
+    name = safe_name("a" * 196 + f".{extension}" + "b" * 30)
+
+    assert name.endswith(".mp3" if known else HARMLESS_SUFFIX)
+    assert len(name.encode()) <= NAME_BYTES_MAX
+    assert with_tag(f"run.exe{HARMLESS_SUFFIX}", "1f2e3d4c") == f"run.exe-1f2e3d4c{HARMLESS_SUFFIX}"
 
 
 @pytest.mark.parametrize(
