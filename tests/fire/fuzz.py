@@ -89,9 +89,11 @@ def guided(name: str, seconds: str, folder: str, work: str) -> None:
         (Path(folder) / f"seed-{number:03}").write_bytes(seed)
     words = Path(work) / "words"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in words_of(seeds) if word))
-    options = [f"-max_total_time={int(float(seconds))}", f"-max_len={INPUT_BYTES_MAX}", f"-dict={words}", "-timeout=10"]
+    options = [f"-max_total_time={int(float(seconds))}", f"-max_len={INPUT_BYTES_MAX}", f"-dict={words}"]
+    # The time-out is wall time, and a busy machine keeps an input waiting for seconds.
     atheris.Setup(
-        [name, *options, "-print_final_stats=1", f"-artifact_prefix=fuzz-{name}-", folder], TARGETS[name].play
+        [name, *options, "-timeout=120", "-print_final_stats=1", f"-artifact_prefix=fuzz-{name}-", folder],
+        TARGETS[name].play,
     )
     atheris.Fuzz()
 
