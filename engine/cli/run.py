@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import trio
 
-from engine import DownloadEntry, Engine, EventsLost, Reason, State, StateChanged, open_engine
+from engine import DownloadEntry, Engine, EventsLost, Reason, State, StateChanged, StoreBusy, open_engine
 from engine.cli import status
 from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
 from engine.cli.interrupt import until_interrupted
@@ -20,6 +22,8 @@ from engine.errors import UnknownEntry
 from engine.model.events import EngineEvent, Removed
 from engine.model.line_policy import LINE_REASONS
 
+PASSING_S = 2.0
+LOOK_INTERVAL_S = 0.05
 _IN_QUEUE = (State.PENDING, State.IN_PROGRESS)
 
 
@@ -60,7 +64,7 @@ class _Run:
 
     async def _work(self) -> None:
         arguments = self._arguments
-        async with open_engine(arguments.root, adopt=arguments.adopt, trust=trust_of(arguments)) as engine:
+        async with self._opened() as engine:
             engine.set_rate_limit(arguments.limit_rate_all)
             for recovered in () if arguments.no_progress else engine.recovered:
                 warn(f"{PROGRAM}: {escape(recovered.id)}: {recovered.what}")
@@ -69,6 +73,22 @@ class _Run:
                     nursery.start_soon(watcher.run, engine)
                     await self._follow(engine)
                     nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Engine]:
+        """The engine; a verb that has the store for a moment is waited for."""
+        arguments, until = self._arguments, trio.current_time() + PASSING_S
+        async with AsyncExitStack() as stack:
+            while True:
+                opening = open_engine(arguments.root, adopt=arguments.adopt, trust=trust_of(arguments))
+                try:
+                    engine = await stack.enter_async_context(opening)
+                    break
+                except StoreBusy as busy:
+                    if busy.pid == os.getpid() or trio.current_time() > until:
+                        raise
+                await trio.sleep(LOOK_INTERVAL_S)
+            yield engine
 
     async def _follow(self, engine: Engine) -> None:
         """Tell what leaves the queue, until it is empty; with ``--forever``, until the engine closes."""

@@ -60,8 +60,9 @@ def send(root: str, asked: Sequence[Command], timeout_s: float) -> Answers:
                 try:
                     _open_engine(root)
                 except StoreBusy:  # another one came in between: that will do it
-                    if not answers.commands:
+                    if not answers.commands and time.monotonic() >= until:
                         raise
+                    time.sleep(LOOK_INTERVAL_S)
     finally:
         if answers.open:
             with open_guest(root, FileSystem()) as guest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -13,9 +14,10 @@ from engine.cli.console import escape, print_json, print_line
 from engine.cli.library import current_path, held_ranges, open_store
 from engine.cli.outcome import bytes_total
 from engine.cli.text import fault_text, moment, progress, shown_url, size, state_text
-from engine.control.explain import explain
+from engine.control.explain import Explanation, explain
 from engine.errors import UnknownEntry
-from engine.model.line_policy import ANY_LINE, LinePolicy
+from engine.model.line_policy import ANY_LINE, LinePolicy, allowed
+from engine.model.lines import UNKNOWN_LINE
 from engine.model.records import Attempt, DownloadEntry, OfflineEntry, PartRecord
 from engine.store.state_store import StateStore
 
@@ -62,8 +64,15 @@ def _as_json(view: _View) -> dict[str, object]:
         "url": view.entry.url,
         "parts": [_part_json(part, held) for part, held in zip(view.parts, view.held, strict=True)],
         "offline": None if view.offline is None else _fields(view.offline),
-        "explanation": msgspec.to_builtins(explain(view.entry, working=bool(view.pid))),
+        "explanation": msgspec.to_builtins(_explained(view)),
     }
+
+
+def _explained(view: _View) -> Explanation:
+    """By what is on record: of the line only its engine knows, but the hours are the same for everybody."""
+    hours = LinePolicy(hours=view.entry.line.hours)
+    held = allowed(hours, UNKNOWN_LINE, time.time(), here=True)
+    return explain(view.entry, working=bool(view.pid), held=held)
 
 
 def _fields(record: msgspec.Struct) -> dict[str, object]:
@@ -94,7 +103,7 @@ def _part_json(part: PartRecord, held: list[tuple[int, int]]) -> dict[str, objec
 
 
 def _as_lines(view: _View) -> Iterator[str]:
-    entry, why = view.entry, explain(view.entry, working=bool(view.pid))
+    entry, why = view.entry, _explained(view)
     done = sum(end - start for held in view.held for start, end in held)
     yield f"id          {escape(entry.id)}"
     yield f"url         {shown_url(entry.url)}"

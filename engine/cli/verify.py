@@ -82,8 +82,11 @@ async def _repaired(engine: Engine, validation: Validation) -> Mended:
 
 
 async def _complete(engine: Engine) -> AsyncIterator[str]:
-    after: str | None = None
-    while page := await engine.list(state=State.COMPLETED, after=after, limit=PAGE_ENTRIES):
-        for entry in page:
-            yield entry.id
-        after = page[-1].id
+    """Also what was: a repair that failed leaves its file."""
+    for state in (State.COMPLETED, State.FAILED):
+        after: str | None = None
+        while page := await engine.list(state=state, after=after, limit=PAGE_ENTRIES):
+            for entry in page:
+                if state is State.COMPLETED or await engine.offline_entry(entry.id) is not None:
+                    yield entry.id
+            after = page[-1].id

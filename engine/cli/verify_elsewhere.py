@@ -57,10 +57,13 @@ def _entries(arguments: argparse.Namespace) -> Iterator[DownloadEntry]:
             if (entry := store.get(entry_id)) is None:
                 raise UnknownEntry(f"there is no entry {entry_id}")
             yield entry
-        after: str | None = None
-        while not arguments.ids and (page := store.list(State.COMPLETED, after, PAGE_ENTRIES)):
-            yield from page
-            after = page[-1].id
+        for state in () if arguments.ids else (State.COMPLETED, State.FAILED):
+            after: str | None = None
+            while page := store.list(state, after, PAGE_ENTRIES):
+                for entry in page:  # a repair that failed leaves its file
+                    if state is State.COMPLETED or store.offline(entry.id) is not None:
+                        yield entry
+                after = page[-1].id
 
 
 def _wait(root: str, before: DownloadEntry) -> Mended:

@@ -46,11 +46,13 @@ class RunStats(msgspec.Struct):
 
 class Kept(msgspec.Struct):
     """What the engine knows of an entry beside its record, from one attempt to the next. ``secret``: header fields that
-    are not stored. ``fresh``: its part is not to be built on."""
+    are not stored. ``fresh``: its part is not to be built on. ``most_held``: bytes that an attempt ended with, at
+    most."""
 
     secret: Fields = ()
     fresh: bool = False
     tries: Tries = NO_TRIES
+    most_held: int = 0
 
     def __repr__(self) -> str:
         return f"Kept(fresh={self.fresh}, tries={self.tries})"
@@ -160,7 +162,7 @@ class Attempts:
             changes = {**self._record_of_end(entry, attempt), "last_error": attempt.error}
             return await self._moves.move(entry, Event.PAUSE, held.reason, error=attempt.error, **changes), None
         config, all_fail = self._services.config, self._reach.all_fail
-        tries = run.kept.tries.after(error, progress=transfer.bytes_committed > 0, all_fail=all_fail)
+        tries = run.kept.tries.after(error, progress=_is_progress(transfer, run.kept), all_fail=all_fail)
         run.kept.tries = tries
         decision = decide(error, tries.count, config, self._services.rng, failed=tries.failed, all_fail=all_fail)
         changes = {**self._record_of_end(entry, attempt), "last_error": attempt.error}
@@ -194,3 +196,12 @@ class Attempts:
         stats.bytes_fetched += transfer.bytes_fetched
         stats.seconds += time.monotonic() - began
         run.kept.fresh = transfer.fresh
+
+
+def _is_progress(transfer: Transfer, kept: Kept) -> bool:
+    """Whether the attempt committed what was not held before. One that began anew first has to get beyond what others
+    had: a server that cannot resume and always ends early would be asked for ever."""
+    held = transfer.bytes_resumed + transfer.bytes_committed
+    more = transfer.bytes_committed > 0 and (transfer.bytes_resumed > 0 or held > kept.most_held)
+    kept.most_held = max(kept.most_held, held)
+    return more

@@ -6,6 +6,7 @@ is stopped (its bytes are kept), and started again as it was asked for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import trio
@@ -33,6 +34,9 @@ from engine.files.reading import digest_of_path
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry, DownloadRequest, ErrorRecord, OfflineEntry
 from engine.model.states import Event, Reason, State
+from engine.store.bell import BELL_NAME
+from engine.store.creation import STORE_NAME
+from engine.store.lease import LOCK_NAME
 from engine.transfer.services import Services
 
 # Checking a request takes a tenth of a millisecond, adding it about as much: others get their turn between batches.
@@ -52,6 +56,7 @@ ASK_AGAIN: dict[State, Event] = {
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 # Nothing but asking for the entry again moves it on.
 WAITS_TO_BE_ASKED_FOR = frozenset({Reason.NEEDS_CREDENTIALS, Reason.NEEDS_URL})
+OWN_NAMES = (STORE_NAME, LOCK_NAME, BELL_NAME)  # in the root: no destination lies there
 
 
 class Manager:
@@ -76,7 +81,7 @@ class Manager:
         """Add the entry, or take up the one with the same id; it runs from here on. Raises InvalidRequest,
         IntegrityError."""
         self.runs.check_open()
-        asked, secret = asked_of(request, self._services.config, self._services.now())
+        asked, secret = self._asked_of(request)
         return await self._ask(asked, secret)
 
     async def ask_many(self, requests: Iterable[DownloadRequest]) -> list[DownloadEntry]:
@@ -85,7 +90,7 @@ class Manager:
         self.runs.check_open()
         asked: list[tuple[DownloadEntry, Fields]] = []
         for request in requests:
-            asked.append(asked_of(request, self._services.config, self._services.now()))
+            asked.append(self._asked_of(request))
             if len(asked) % REQUESTS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
         _check_apart(entry for entry, _ in asked)
@@ -102,6 +107,14 @@ class Manager:
             for (wanted, secret), new in zip(batch, added, strict=True):
                 entries.append(new if new is not None else await self._ask(wanted, secret))
         return entries
+
+    def _asked_of(self, request: DownloadRequest) -> tuple[DownloadEntry, Fields]:
+        asked, secret = asked_of(request, self._services.config, self._services.now())
+        for name in OWN_NAMES:
+            own = os.path.join(self._services.root, name)
+            if asked.destination == own or asked.destination.startswith(own + os.sep):
+                raise InvalidRequest(f"{asked.destination} is a place of the library's own store: choose another")
+        return asked, secret
 
     async def _ask(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         async with self.runs.alone(asked.id):

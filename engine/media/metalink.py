@@ -79,6 +79,8 @@ def requests_from_metalink(
     common = _bound(template or DownloadRequest(url=""), source)
     if len(files) > 1 and common.id is not None:
         raise InvalidRequest(f"an id is for one file, and the document lists {len(files)}")
+    if len(files) > 1 and (common.expect or common.expected_length is not None):
+        raise InvalidRequest(f"a digest or length is expected of one file, and the document lists {len(files)}")
     names = [safe_name(file.name) for file in files]
     if len(set(names)) < len(names):
         raise InvalidRequest("the document gives two of its files one name")

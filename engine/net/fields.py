@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC
-from email.message import Message
 from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 COUNT_DIGITS_MAX = 19  # below 2**63 is checked apart; more digits are never a size
 COUNT_MAX = 2**63 - 1
@@ -128,6 +131,8 @@ def disposition_filename(text: str) -> str:
     anything and is never used as it is."""
     if not text or len(text) > DISPOSITION_CHARS_MAX:
         return ""
+    from email.message import Message  # noqa: PLC0415  # slow to import, and for few answers
+
     message = Message()
     message["Content-Disposition"] = text
     found: list[str | tuple[str | None, str | None, str]] = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 from collections.abc import Mapping
 
@@ -32,6 +31,8 @@ class Logins:
 
 def _read(path: str) -> Mapping[str, str]:
     """The values by host. Raises InvalidRequest, with the place of the mistake but not the line."""
+    import netrc  # noqa: PLC0415  # seldom asked for
+
     try:
         machines = netrc.netrc(path).hosts
     except netrc.NetrcParseError as error:

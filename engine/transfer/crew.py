@@ -7,7 +7,6 @@ connection replaced that crawls while others do not.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -229,5 +228,7 @@ def slow_below(others: list[float], config: Config) -> float | None:
     better."""
     if not others:
         return None
-    median = statistics.median(others)
+    from statistics import median as median_of  # noqa: PLC0415  # slow to import, and needed late
+
+    median = median_of(others)
     return max(config.crawl_bytes_s, median * CRAWL_SHARE) if median >= config.crawl_bytes_s else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import NamedTuple
 
 import trio
@@ -58,5 +57,7 @@ def is_slow(rate: Rate, rates: Sequence[Rate], sources: Sources, now: float, flo
         return False
     running = [other.bytes_s for other in rates if other.source is not rate.source]
     resting = [s.score.rate_bytes_s for s in others if not s.active and s.score.rate_bytes_s]
+    from statistics import median  # noqa: PLC0415  # slow to import, and needed late
+
     typical = median(running + resting) if running or resting else 0.0
     return rate.bytes_s < max(floor, SHARE * typical)

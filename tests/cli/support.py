@@ -38,6 +38,10 @@ class WatchedOrigin(DemoOrigin):
         self.busy = 0
         self._tls = tls
 
+    def forget(self, path: str) -> None:
+        """From now on it is 404."""
+        del self._files[path]
+
     def prepare(self, connection: socket.socket) -> socket.socket:
         self.connections += 1
         return super().prepare(connection) if self._tls is None else self._tls.wrap_socket(connection, server_side=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.cli.main import main
-from tests.cli.support import LARGE, Said, WatchedOrigin
+from engine.store.bell import BELL_NAME
+from tests.cli.support import LARGE, Said, WatchedOrigin, started, until
 
 Cli = Callable[..., Said]
 
@@ -133,3 +134,18 @@ def test_what_a_failed_get_knows_of_the_size_is_told(cli: Cli, served: dict[str,
         told = cli("get", "--json", "--no-progress", origin.url("/large.bin")).object
 
     assert (told["state"], told["path"], told["bytes_total"]) == ("failed", None, len(LARGE))
+
+
+def test_a_file_that_could_not_be_repaired_is_not_forgotten(cli: Cli, origin: WatchedOrigin, root: Path) -> None:
+    cli("get", "--id", "mine", origin.url("/small.bin"))
+    os.truncate(root / "files" / "small.bin", 100)
+    origin.forget("/small.bin")
+    assert cli("verify", "--repair").code == 1
+
+    again = cli("verify", "--json")
+
+    assert (again.code, again.object["id"], again.object["health"]) == (1, "mine", "incomplete")
+    with started("--root", root, "run", "--forever"):
+        until((root / BELL_NAME).exists)
+        beside = cli("verify", "--json")
+    assert (beside.code, beside.object["health"]) == (1, "incomplete")

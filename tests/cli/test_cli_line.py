@@ -79,6 +79,8 @@ def test_get_waits_for_its_hours_and_run_does_too(cli: Cli, root: Path, origin: 
         said = ended(process)
         assert said.code == 130
         assert f"waiting for its hours, {other_hours()}: {url}\n" in said.err
+    assert f"It waits for its hours, {other_hours()}, since" in cli("show", "mine").out
+    assert f"for its hours, {other_hours()}" == cli("show", "--json", "mine").object["explanation"]["waits_for"]
     with started("--root", root, "run") as process:
         until(lambda: process.poll() is not None or "engine      process" in cli("show", "mine").out)
         assert state_of(cli, "mine") == "pending"

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 import trustme
 
+from engine import Engine, StoreBusy, open_engine
+from engine.cli import run as run_verb
+from engine.cli.interrupt import until_interrupted
 from engine.store.bell import BELL_NAME
+from engine.store.lease import LOCK_NAME
 from tests.cli.support import (
     LARGE,
     SLOW,
@@ -206,3 +214,37 @@ def test_asked_for_again_by_a_url_with_a_fragment(cli: Cli, origin: WatchedOrigi
 
     assert first.object["id"] == again.object["id"]
     assert again.object["bytes_fetched"] == 0
+
+
+def test_a_verb_that_has_the_store_for_a_moment_is_waited_for(
+    cli: Cli, root: Path, origin: WatchedOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("get", "--id", "mine", origin.url("/small.bin")).code == 0
+    with (root / LOCK_NAME).open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        @asynccontextmanager
+        async def opened(path: str, **named: Any) -> AsyncIterator[Engine]:
+            try:
+                async with open_engine(path, **named) as engine:
+                    yield engine
+            except StoreBusy:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                raise
+
+        monkeypatch.setattr(run_verb, "open_engine", opened)
+        assert cli("run").code == 0
+        monkeypatch.setattr(run_verb, "open_engine", open_engine)
+        monkeypatch.setattr(run_verb, "PASSING_S", 0.1)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cli("run").code == 3
+
+
+def test_an_error_of_interrupted_work_keeps_its_kind() -> None:
+    """A verb that meets another one's engine waits for it: it has to see that it is `StoreBusy`."""
+
+    async def work() -> None:
+        raise StoreBusy("busy", 1)
+
+    with pytest.raises(StoreBusy, match="busy"):
+        trio.run(until_interrupted, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -62,10 +63,13 @@ def test_a_whole_document() -> None:
 
 
 def test_the_template_has_its_say() -> None:
-    template = DownloadRequest(url="x", destination="/d/", priority=3, expect={"md5": "0" * 32}, title="Mine")
+    template = DownloadRequest(url="x", destination="/d/", priority=3, title="Mine")
     first, second = requests_from_metalink(document(file(), file(name="b.mkv")), template=template)
     assert [request.destination for request in (first, second)] == ["/d/film.mkv", "/d/b.mkv"]
-    assert (first.priority, first.expect, first.title) == (3, {"md5": "0" * 32}, "Mine")
+    assert (first.priority, first.title) == (3, "Mine")
+    checked = DownloadRequest(url="x", expect={"md5": "0" * 32}, expected_length=9)
+    [only] = requests_from_metalink(document(file()), template=checked)
+    assert (only.expect, only.expected_length) == ({"md5": "0" * 32}, 9)
     alone = DownloadRequest(url="x", destination="/d/other.mkv")
     assert requests_from_metalink(document(file()), template=alone)[0].destination == "/d/other.mkv"
 
@@ -114,6 +118,12 @@ def test_more_pieces_than_are_kept_are_left_out() -> None:
     many = pieces(["0" * 32] * (PIECES_MAX + 1), "md5", "1")
     (request,) = requests_from_metalink(document(file(f"<size>{PIECES_MAX + 1}</size>", many)))
     assert request.pieces is None
+
+
+@pytest.mark.parametrize("given", [{"id": "a"}, {"expect": {"md5": "0" * 32}}, {"expected_length": 9}])
+def test_what_is_said_of_one_file_is_not_said_of_two(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="one file, and the document lists 2"):
+        requests_from_metalink(document(file(), file(name="b.mkv")), template=DownloadRequest(url="x", **given))
 
 
 def test_more_urls_than_are_kept_are_left_out() -> None:

@@ -176,3 +176,14 @@ async def test_a_destination_that_is_no_path(library: Path, destination: Any) ->
         with pytest.raises(InvalidRequest, match="destination"):
             await engine.offline(DownloadRequest(url="http://127.0.0.1:9/a", destination=destination))
         assert await engine.list(state=State.PENDING) == []
+
+
+@pytest.mark.parametrize("name", ["store", "store/data.mdb", "store/x/", "owner.lock", "engine.sock"])
+async def test_no_destination_lies_in_the_librarys_own_store(library: Path, name: str) -> None:
+    """Overwriting the lease's file would let a second engine in."""
+    async with open_engine(library, config=SMALL) as engine:
+        request = DownloadRequest(url="http://127.0.0.1:9/a", destination=f"{library}/{name}", overwrite=True)
+        with pytest.raises(InvalidRequest, match="the library's own store"):
+            await engine.offline(request)
+        with pytest.raises(InvalidRequest, match="the library's own store"):
+            await engine.offline_many([request])

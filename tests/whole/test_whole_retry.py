@@ -14,6 +14,7 @@ from engine.config import Config
 from engine.control.recovery import CRASHES_MAX
 from engine.errors import ConnectTimeout, NoRoute
 from engine.files.filesystem import FileSystem
+from engine.model.retry import POLICIES
 from engine.model.states import Event
 from engine.net.client import Client
 from engine.net.dialer import Dialer, Route
@@ -21,7 +22,7 @@ from engine.net.link import Link
 from engine.store.state_store import StateStore
 from tests.support.library import CHUNK, SMALL, content, payload_of, small
 from tests.support.origin import Asked, End, Reply, serve
-from tests.support.run import wait_or_parked
+from tests.support.run import assert_complete, assert_failed, run, wait_or_parked
 from tests.whole.test_whole_reboot import NextBoot
 
 PAYLOAD = payload_of(6 * CHUNK + 3, seed=44)
@@ -288,3 +289,27 @@ async def test_a_crash_after_progress_begins_the_count_anew(library: Path) -> No
     assert (await look(library))[:2] == (State.PENDING, 0), "bytes are on record that were not at the last crash"
     begin_and_die(library)
     assert (await look(library))[:2] == (State.PENDING, 1), "and no more since"
+
+
+async def test_a_server_that_cannot_resume_and_always_ends_early_is_given_up(library: Path) -> None:
+    """Each try commits the same chunks anew: no progress, or it would be asked for ever."""
+    cut = Reply(ranges=False, etag="", last_modified="", send=4 * CHUNK, end=End.CLOSE)
+    async with serve(PAYLOAD, lambda asked: cut) as origin:
+        outcome = await run(library, DownloadRequest(url=origin.url()))
+
+    assert_failed(outcome, "connection_lost")
+    assert outcome.stats.attempts == len(origin.asked) == POLICIES["connection_lost"].tries
+
+
+async def test_more_than_ever_before_is_progress_also_from_the_beginning(library: Path) -> None:
+    """Each try gets further by one chunk."""
+    payload = payload_of(14 * CHUNK, seed=45)
+
+    def further(asked: Asked) -> Reply:
+        return Reply(ranges=False, etag="", last_modified="", send=asked.number * CHUNK, end=End.CLOSE)
+
+    async with serve(payload, further) as origin:
+        outcome = await run(library, DownloadRequest(url=origin.url()))
+
+    assert_complete(outcome, payload)
+    assert outcome.stats.attempts > POLICIES["connection_lost"].tries
