@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-import msgspec
 import trio
 
 from engine.config import Config
@@ -33,7 +33,8 @@ _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
 
-class Services(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Services:
     """``now`` is wall time for records; all waiting uses trio's clock. ``library`` is the folder for files without a
     destination of their own. ``targets``: final paths of entries that run, and whose they are.
     ``reservations``: the space that they were promised. ``memories``: where their sources were asked last;
@@ -54,12 +55,12 @@ class Services(msgspec.Struct, frozen=True):
     emit: Callable[[EngineEvent], None]
     boot_id: str
     library: str
-    targets: Targets = msgspec.field(default_factory=Targets)
-    reservations: Reservations = msgspec.field(default_factory=Reservations)
-    memories: Memories = msgspec.field(default_factory=Memories)
-    scores: Scores = msgspec.field(default_factory=Scores)
+    targets: Targets = field(default_factory=Targets)
+    reservations: Reservations = field(default_factory=Reservations)
+    memories: Memories = field(default_factory=Memories)
+    scores: Scores = field(default_factory=Scores)
     resolver: Resolver | None = None
-    pacing: Pacing = msgspec.field(default_factory=Pacing)
+    pacing: Pacing = field(default_factory=Pacing)
 
     @property
     def root(self) -> str:
