@@ -11,7 +11,7 @@ from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
 from engine.cli.outcome import error_json
 from engine.cli.sending import Answers, send
 from engine.cli.text import fault_text
-from engine.errors import InvalidRequest
+from engine.errors import Fault, InvalidRequest
 from engine.model.commands import Command, CommandResult, Outcome, Verb
 from engine.model.records import ErrorRecord
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif result is not None and result.outcome is Outcome.DONE:
             print_line(_as_line(command, result))
         elif result is not None:
-            warn(f"{_what(command)} refused: {_why(result)}")
+            warn(f"{_what(command)} {_how(command, result)}: {_why(result)}")
         refused += result is not None and result.outcome is not Outcome.DONE
     if len(answers.results) < len(answers.commands):
         _tell_unanswered(answers, arguments.timeout)
@@ -77,6 +77,12 @@ def _what(command: Command) -> str:
     if command.every:
         return f"{command.verb.value} of all" + (f" of scope {escape(command.scope)}" if command.scope else "")
     return f"{command.verb.value} {escape(command.id)}"
+
+
+def _how(command: Command, result: CommandResult) -> str:
+    """A removal whose files cannot be deleted now is done all the same, and they are tried again."""
+    by_disk = result.error is not None and result.error.fault == Fault.STORAGE.value
+    return "not finished" if by_disk and command.verb in {Verb.REMOVE, Verb.CANCEL} else "refused"
 
 
 def _as_line(command: Command, result: CommandResult) -> str:

@@ -147,7 +147,7 @@ def delete_files(files: FileSystem, tombstone: Tombstone, library: str | None) -
         try:
             done = _delete_in(files, folder, doomed, tag)
         except OSError as error:
-            typed = storage_error(error, f"deleting what {tombstone.id} left in {folder}")
+            typed = storage_error(error, f"what {tombstone.id} left in {folder} is deleted once it can be")
             if not isinstance(typed, TargetGone):
                 failed.append(typed)
                 continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -277,3 +279,22 @@ def test_what_a_group_holds_stays_unless_all_is_removed(cli: Cli, root: Path, or
     assert one == Said(0, "removed one, which stays completed for the groups that hold it\n", "")
     assert all_of_it == Said(0, "removed 1 entry\n", "")
     assert parts_in(root) == []
+
+
+@pytest.mark.parametrize("which", ["mine", "--all"])
+def test_a_removal_whose_file_cannot_be_deleted_yet_says_so(
+    cli: Cli, root: Path, origin: WatchedOrigin, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    cli("get", "--id", "mine", origin.url("/small.bin"))
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSystem, "unlink", refuse)
+        said = cli("remove", which)
+    left, listed = (root / "files" / "small.bin").exists(), cli("list").out
+    cli("gc")
+
+    assert (said.code, said.out, left, listed) == (1, "", True, "")
+    assert "not finished: what mine left in" in said.err
+    assert not (root / "files" / "small.bin").exists()
