@@ -22,9 +22,7 @@ from engine.errors import Superseded
 def run(arguments: argparse.Namespace) -> int:
     """Check the entries named, or all that are complete; 1 when one is not valid. Raises UnknownEntry, StoreError."""
     if not has_store(arguments.root):
-        if arguments.ids:
-            raise StoreUnusable(f"there is no store in {arguments.root}")
-        return status.COMPLETE
+        raise StoreUnusable(f"there is no store in {arguments.root}")  # a root misspelt must not look healthy
     here = _Verify(arguments)
     code = trio.run(here.run)
     return code if here.busy is None else verify_elsewhere(arguments, here.busy)

@@ -15,6 +15,9 @@ from engine.store.codec import DECODE_ERRORS
 
 LOCK_NAME: Final = "owner.lock"
 _TEXT_BYTES_MAX: Final = 4096
+# What is left of the text when a lease is given back. Its block stays, so that the next one can be taken on a full
+# disk: what would free space there needs the lease.
+_RELEASED_BYTES: Final = 1
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -43,13 +46,15 @@ class Lease:
                 owner = _read_owner(files, fd)
                 pid = None if owner is None else owner.pid
                 raise StoreBusy(f"the store in {root} is in use by {_named(pid)}", pid)
-            inherited = files.stat_fd(fd).st_size > 0
-            files.truncate(fd, 0)
-            files.write_all(fd, msgspec.json.encode(Owner(os.getpid(), now)))
+            size = files.stat_fd(fd).st_size
+            text = msgspec.json.encode(Owner(os.getpid(), now))
+            files.write_all(fd, text)
+            if size > len(text):
+                files.truncate(fd, len(text))
         except BaseException:
             files.close(fd)
             raise
-        return cls(files, fd, inherited=inherited)
+        return cls(files, fd, inherited=size > _RELEASED_BYTES)
 
     def release(self) -> None:
         """Give the lease back; again: nothing. The file stays, because removing it would race with a new owner."""
@@ -57,7 +62,7 @@ class Lease:
         if fd < 0:
             return
         try:
-            self._files.truncate(fd, 0)
+            self._files.truncate(fd, _RELEASED_BYTES)
         finally:
             self._files.close(fd)
 

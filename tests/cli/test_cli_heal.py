@@ -149,3 +149,11 @@ def test_a_file_that_could_not_be_repaired_is_not_forgotten(cli: Cli, origin: Wa
         until((root / BELL_NAME).exists)
         beside = cli("verify", "--json")
     assert (beside.code, beside.object["health"]) == (1, "incomplete")
+
+
+def test_a_root_that_has_no_library_is_not_healthy(cli: Cli, root: Path) -> None:
+    """It may be misspelt."""
+    said = cli("verify")
+
+    assert said.code == 3
+    assert f"there is no store in {root}" in said.err

@@ -127,6 +127,25 @@ def test_the_lease_is_given_back_when_opening_fails(root: str) -> None:
     lease.release()
 
 
+def test_on_a_full_disk_the_lease_can_be_taken_again(root: str) -> None:
+    """What would free space needs it: nothing may have to be allocated, and nobody's end is taken for another's."""
+
+    class Full(FileSystem):
+        def write_all(self, fd: int, data: bytes) -> None:
+            if self.stat_fd(fd).st_blocks == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().write_all(fd, data)
+
+    os.makedirs(root)
+    Lease.acquire(root, FileSystem(), now=1.0).release()
+    for _ in range(2):
+        held = Lease.acquire(root, Full(), now=2.0)
+        assert not held.inherited
+        assert read_owner(root, FileSystem()) is not None
+        held.release()
+        assert read_owner(root, FileSystem()) is None
+
+
 def test_a_busy_lease_without_a_readable_owner_still_says_busy(root: str) -> None:
     os.makedirs(root)
     files = FileSystem()
