@@ -174,7 +174,6 @@ class LineGate:
 
 
 @lru_cache(maxsize=1024)
-@lru_cache(maxsize=1024)
 def is_here(host: str) -> bool:
     """Whether a URL's host names this very machine, so that no line is needed. By its name alone: that an address of a
     network is this machine's own is not looked up."""
