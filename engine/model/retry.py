@@ -132,9 +132,8 @@ class Tries(msgspec.Struct, frozen=True):
     count: int = 0
 
     def after(self, error: EngineError, *, progress: bool, all_fail: bool) -> Tries:
-        """One more has failed. ``progress``: it committed what was not held before,
-        which begins the count anew. ``all_fail``: so does
-        every host that is tried."""
+        """One more has failed. ``progress``: it committed what was not held before, which begins the count
+        anew. ``all_fail``: so does every host that is tried."""
         if policy_of(error).untried:
             return self
         burnt = 0 if means_loss(error, all_fail=all_fail) else 1

@@ -1,4 +1,4 @@
-"""Branch coverage of what must not be wrong: ``python -m tests.fire.coverage``; status 1 below 100 %.
+"""Branch coverage of what must not be wrong: ``python -m tests.fire.coverage``; status 1 below 100 % or when a test fails.
 
 The store, the files, the committer, the recovery and the strict HTTP layer are measured under the tests of their own
 floors and those below ``tests/fire`` (about five minutes). ``--missing`` lists what is left of each file.
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         reported = _coverage("report", settings, *(["--show-missing"] if given.missing else []))
     for suite in failed:
         print("tests failed:", *suite)
-    return reported
+    return reported or int(bool(failed))
 
 
 def _settings(folder: str) -> str:
