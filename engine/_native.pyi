@@ -77,6 +77,14 @@ def sync_range_start(fd: int, offset: int, length: int) -> None:
     It makes nothing durable. Raises OSError.
     """
 
+def release_mapped(start: int, length: int) -> None:
+    """Unmap the resident pages of a mapping that is shared with a file, by addresses: madvise(2), MADV_DONTNEED.
+
+    The bytes stay in the page cache and are mapped again when looked at. ``start`` is of a page's beginning. The caller
+    has read in ``/proc/self/maps`` that the range is such a mapping: of a private one what was written would be lost.
+    Raises OSError.
+    """
+
 @final
 class ChunkBuffer:
     """One buffer of a :class:`BufferPool`; writable through the buffer protocol. Views and running seals are counted.

@@ -212,6 +212,16 @@ def sync_range_start(fd, offset, length):
         raise OSError(error, os.strerror(error))
 
 
+def release_mapped(start, length):
+    cdef uint64_t first = whole(start, "start", 1)
+    cdef uint64_t count = whole(length, "length", 1, INT64_MAX - first)
+    cdef int error
+    with nogil:
+        error = errno if oe_release_mapped(first, count) != 0 else 0
+    if error != 0:
+        raise OSError(error, os.strerror(error))
+
+
 # Buffers. The GIL guards the pool and the counts of views. Neither class can be part of a reference cycle: a pool holds
 # no objects, and a buffer only its pool.
 

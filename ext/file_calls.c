@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,4 +21,9 @@ int oe_rename_noreplace(int source_dir_fd, const char *source, int target_dir_fd
 int oe_sync_range_start(int fd, int64_t offset, int64_t length)
 {
     return sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE);
+}
+
+int oe_release_mapped(uint64_t start, uint64_t length)
+{
+    return madvise((void *)(uintptr_t)start, (size_t)length, MADV_DONTNEED);
 }

@@ -43,7 +43,7 @@ from engine.transfer.services import Services
 REQUESTS_PER_TURN = 64
 
 # A hundred thousand may wait: they are read a page at a time, so that they are never all in memory twice.
-LINES_PER_PAGE = 2000
+LINES_PER_PAGE = 1000
 
 # What asking again does to an entry that does not run, by its state; an absent state stays as it is.
 ASK_AGAIN: dict[State, Event] = {

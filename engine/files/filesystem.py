@@ -218,6 +218,22 @@ class FileSystem:
             if (info.st_dev, info.st_ino) == (wanted.st_dev, wanted.st_ino):
                 os.set_inheritable(int(name), False)
 
+    def release_mapped(self, path: str) -> int:
+        """Give up the memory that shared mappings of the file at ``path`` keep resident in this process: the bytes stay
+        in the page cache and are mapped again when looked at. Returns the bytes of address space that were gone over.
+        """
+        wanted = os.stat(path)
+        file = f"{os.major(wanted.st_dev):02x}:{os.minor(wanted.st_dev):02x} {wanted.st_ino}"
+        released = 0
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as source:
+            for line in source:
+                addresses, permissions, _, device, inode = line.split(maxsplit=5)[:5]
+                if f"{device} {inode}" == file and permissions.endswith("s"):
+                    start, end = (int(address, 16) for address in addresses.split("-"))
+                    native.release_mapped(start, end - start)
+                    released += end - start
+        return released
+
     def mount_table(self) -> str:
         """The kernel's table of what is mounted where for this process, as text."""
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as source:

@@ -7,10 +7,10 @@ aborting: py-lmdb waits inside it until no other thread is reading, which with b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -56,7 +56,7 @@ class _Gate:
             if self._closed:
                 self._changed.notify_all()
 
-    @contextmanager
+    @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         with self._changed:
             while self._closed:
@@ -113,6 +113,13 @@ class Environment:
         if not buffers and (group := self._open_group()) is not None:
             return work(group)
         return self._repeated(lambda: self._read_once(work, buffers), f"read the store {self.path}")
+
+    def release_pages(self) -> None:
+        """After a long walk: keep none of the map's pages resident in this process; the page cache keeps them."""
+        # It is only about memory that the kernel could take back by itself; without /proc all else works.
+        with contextlib.suppress(OSError), self._gate:
+            self._environment()
+            self._files.release_mapped(self._data)
 
     def recall(self, table: Table, key: bytes) -> bytes | None:
         """The payload, when it is known without reading: it was written lately, and is committed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
 from engine.config import Config
 from engine.errors import StoreUnusable
@@ -41,6 +41,8 @@ from engine.store.txn import Txn
 from engine.store.usage import UsageStore
 
 __all__ = ["ChunkCommit", "Damage", "PendingLine", "Session", "StateStore", "Suspects"]
+
+LONG_WALK: Final = 1000  # entries; reading so many leaves megabytes of the store's pages resident
 
 # Named here because `list` is a method of the class below.
 EntryList = list[DownloadEntry]
@@ -178,8 +180,11 @@ class StateStore:
 
     def pending(self, first: int = 0, limit: int | None = None) -> PendingList:
         """What the queue has to know of the PENDING entries from a sequence on, in order of adding; damaged ones are
-        noted and left out."""
-        return self._environment.read(lambda txn: entries.pending(txn, first, limit))
+        noted and left out. After many of them the process lets go of the store's pages that it read."""
+        found = self._environment.read(lambda txn: entries.pending(txn, first, limit))
+        if len(found) >= LONG_WALK:
+            self._environment.release_pages()
+        return found
 
     def counts(self) -> dict[State, int]:
         """How many entries are in each state, zeros included."""

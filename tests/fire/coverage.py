@@ -1,4 +1,6 @@
-"""Branch coverage of what must not be wrong: ``python -m tests.fire.coverage``; status 1 below 100 % or when a test fails.
+"""Branch coverage of what must not be wrong: ``python -m tests.fire.coverage``.
+
+The status is 1 below 100 %, or when a test fails.
 
 The store, the files, the committer, the recovery and the strict HTTP layer are measured under the tests of their own
 floors and those below ``tests/fire`` (about five minutes). ``--missing`` lists what is left of each file.

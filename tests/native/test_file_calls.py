@@ -1,4 +1,4 @@
-"""The three system calls that Python does not have."""
+"""The four system calls that Python does not have."""
 
 import errno
 import os
@@ -85,3 +85,12 @@ def test_sync_range_start(tmp_path: Path) -> None:
         descriptor = part.fileno()
     with pytest.raises(OSError, match="Bad file descriptor"):
         native.sync_range_start(descriptor, 0, 1)
+
+
+def test_release_mapped_refuses_what_is_no_mapping() -> None:
+    with pytest.raises(ValueError, match="must be from"):
+        native.release_mapped(0, 4096)
+    with pytest.raises(OSError, match="Invalid argument"):
+        native.release_mapped(4097, 4096)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        native.release_mapped(4096, 4096)

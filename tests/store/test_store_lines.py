@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from engine.config import Config
+from engine.files.filesystem import FileSystem
 from engine.model.records import Attempt, DownloadEntry, OfflineEntry, PartRecord
 from engine.store import groups, usage
 from engine.store.codec import Table, decode, encode, entry_key
 from engine.store.entries import PendingLine
-from engine.store.state_store import StateStore
+from engine.store.state_store import LONG_WALK, StateStore
 from tests.store.helpers import entry, open_store, part, spoil
 
 LINES: list[tuple[type[msgspec.Struct], type[msgspec.Struct]]] = [
@@ -58,3 +63,32 @@ def test_a_page_of_lines_is_full_although_some_are_damaged(root: str) -> None:
         assert {damage.key for damage in store.take_damages()} >= {key.hex() for key in bad}
     finally:
         store.close()
+
+
+class Reluctant(FileSystem):
+    """Counts what is given up, or cannot."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.released: list[int] = []
+        self.error = error
+
+    def release_mapped(self, path: str) -> int:
+        if self.error is not None:
+            raise self.error
+        self.released.append(super().release_mapped(path))
+        return self.released[-1]
+
+
+@pytest.mark.parametrize("error", [None, OSError(13, "no /proc here")])
+def test_a_long_walk_lets_go_of_the_pages_it_read(tmp_path: Path, error: OSError | None) -> None:
+    files = Reluctant(error)
+    with closing(StateStore.open(str(tmp_path / "lib"), Config(), files, now=1.0)) as store:
+        store.add_many(entry(f"{number}") for number in range(LONG_WALK + 1))
+
+        short = store.pending(0, LONG_WALK - 1)
+        after_short = list(files.released)
+        whole = [store.pending() for _ in range(2)]
+
+        assert (len(short), after_short) == (LONG_WALK - 1, [])
+        assert [[line.id for line in lines] for lines in whole] == [[f"{n}" for n in range(LONG_WALK + 1)]] * 2
+        assert [released >= Config().map_bytes for released in files.released] == ([] if error else [True, True])
