@@ -118,7 +118,6 @@ class Environment:
         """After a long walk: keep none of the map's pages resident in this process; the page cache keeps them."""
         # It is only about memory that the kernel could take back by itself; without /proc all else works.
         with contextlib.suppress(OSError), self._gate:
-            self._environment()
             self._files.release_mapped(self._data)
 
     def recall(self, table: Table, key: bytes) -> bytes | None:

@@ -36,6 +36,11 @@ SUITES = (
         "tests/whole/test_whole_damaged_store.py",
         "tests/whole/test_whole_adaptive.py",
     ),
+    (
+        "tests/whole/test_whole_retry.py",
+        "tests/whole/test_whole_regressions.py",
+        "tests/whole/test_whole_maintenance.py",
+    ),
     ("tests/fire/test_fire_findings.py", "tests/fire/test_fire_laws.py", "tests/fire/test_bad_day.py"),
     (
         "tests/fire/test_fire_gaps_damage.py",

@@ -12,7 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from engine.errors import ForkedProcess, NoSpace, StaleEpoch, StoreUnusable
+from engine.errors import EngineClosed, ForkedProcess, NoSpace, StaleEpoch, StoreUnusable
 from engine.store import environment as module
 from engine.store.codec import Table
 from engine.store.environment import Environment, _Gate, _signed
@@ -179,3 +179,26 @@ def test_d4_an_input_output_error_on_a_full_disk_is_no_space(
     with pytest.raises(NoSpace if full else StoreUnusable) as caught:
         opened._environment.write(fails)
     assert isinstance(caught.value, NoSpace) == full
+
+
+def test_l1_a_store_that_could_not_be_opened_again_says_so(opened: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = opened._environment
+
+    def fails() -> None:
+        raise StoreUnusable("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "_open", fails)
+        with pytest.raises(StoreUnusable, match="the disk is gone"):
+            environment._reopen(environment._opened)
+    with pytest.raises(StoreUnusable, match="could not be opened again"):
+        environment.reader_check()
+
+    assert opened.get("a") is not None, "each call tries to open it again"
+
+
+def test_a_closed_store_is_not_opened_again(root: str) -> None:
+    store = open_store(root)
+    store.close()
+    with pytest.raises(EngineClosed):
+        store._environment._reopen(store._environment._opened)

@@ -236,3 +236,31 @@ async def test_what_is_sealed_is_told_to_the_ledger_and_let_go_at_the_close() ->
     assert ledger.told == [3]
     assert running.commits == []
     assert job.uncommitted == 0
+
+
+class Overtaken(FileSystem):
+    """Another process makes the folder just before this one does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, file: bool) -> None:
+        real = os.mkdir
+
+        def mkdir(path: str, mode: int) -> None:
+            if file:
+                Path(path).touch()
+            else:
+                real(path, mode)
+            real(path, mode)
+
+        monkeypatch.setattr(os, "mkdir", mkdir)
+
+
+def test_a_folder_that_another_process_makes_at_the_same_time_is_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Overtaken(monkeypatch, file=False).make_folders(str(tmp_path / "a" / "b")) == []
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_file_that_comes_in_the_place_of_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotADirectoryError):
+        Overtaken(monkeypatch, file=True).make_folders(str(tmp_path / "a"))

@@ -13,7 +13,7 @@ from engine.errors import ConnectionLost, CorruptBody, InvalidRequest, ProtocolV
 from engine.net.body_digest import BodyDigest
 from engine.net.client import Client
 from engine.net.connection import Connection
-from engine.net.head import Framing, HeadReader, scan_head
+from engine.net.head import Framing, Head, HeadReader, scan_head
 from engine.net.pacing import Pace, Pacing
 from tests.fire.fuzz_http import codec
 from tests.net.script_server import End, answer, chunked, serve
@@ -147,3 +147,9 @@ async def test_a_line_that_is_lost_between_two_requests_is_not_kept() -> None:
             connection._receiver = receiver
         await client.aclose()
     await trio.lowlevel.checkpoint()
+
+
+def test_a_head_shows_none_of_its_fields() -> None:
+    head = Head(302, (("location", "http://h/?token=secret"),), Framing.LENGTH, 5, keep_alive=True)
+
+    assert repr(head) == "Head(302, length, length=5, keep_alive=True)"

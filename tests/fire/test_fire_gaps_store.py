@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -355,3 +356,17 @@ def test_a_part_record_can_name_no_file_of_an_unknown_entry(root: str) -> None:
     with pytest.raises(EngineError):
         store.put_part("none", 1, PartRecord(folder="/", part_name="p", final_name="f", chunk_bytes=CHUNK))
     store.close()
+
+
+def test_an_unfinished_file_is_needed_by_any_part_of_its_entry(root: str) -> None:
+    with closing(open_store(root)) as store:
+        epoch = store.add(entry("a")).epoch
+        for index, name in enumerate(("first", "second")):
+            store.put_part("a", epoch, part(index=index, part_name=f"{name}.part"))
+        tag = entry_key("a")[:8].hex()
+
+        assert [store.usage.needs(tag, "/media", name) for name in ("first.part", "second.part", "third.part")] == [
+            True,
+            True,
+            False,
+        ]

@@ -38,8 +38,8 @@ def entry(entry_id: str = "a", **fields: Any) -> DownloadEntry:
 
 def part(chunks: int = 100, **fields: Any) -> PartRecord:
     """A part of ``chunks`` full chunks."""
-    given = {"length": chunks * CHUNK, "chunk_bytes": CHUNK, **fields}
-    return PartRecord(folder="/media", part_name="p.part", final_name="p", **given)
+    given = {"length": chunks * CHUNK, "chunk_bytes": CHUNK, "part_name": "p.part", **fields}
+    return PartRecord(folder="/media", final_name="p", **given)
 
 
 def offline(entry_id: str = "a") -> OfflineEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,15 @@ def test_an_adopted_copy_knows_nothing_of_files_outside(root: str) -> None:
 
 
 def test_what_is_no_copy_is_opened(root: str) -> None:
-    """Another store where the root was; another name of the same folder; a root whose old place cannot be looked at is
-    refused."""
+    """A folder without a store where the root was, and another store; another name of the same folder; a root whose old
+    place cannot be looked at is refused."""
     fill(root)
-    os.rename(root, root + "-new")
-    open_store(root).close()
+    os.rename(root, root + "-moved")
+    os.mkdir(root)
+    with closing(open_store(root + "-moved")) as store:
+        check_paths(store, root + "-moved")
+    os.rename(root + "-moved", root + "-new")
+    open_store(root + "-moved").close()
     store = open_store(root + "-new")
     check_paths(store, root + "-new")
     store.close()
