@@ -70,7 +70,8 @@ MEANINGS: dict[tuple[State, Reason | None], _Meaning] = {
     (State.PAUSED, None): _Meaning("is paused", "`resume`, or asking for it again"),
     (State.PAUSED, Reason.USER): _Meaning("was paused by a user", "`resume`, or asking for it again"),
     (State.PAUSED, Reason.NEEDS_URL): _Meaning(
-        "waits for a URL that works; what it has is kept", "asking for it again with another URL, or `resume`"
+        "waits for a URL that works; what it has is kept",
+        "asking for it again with another URL, `resume`, or a start with a resolver",
     ),
     (State.PAUSED, Reason.NETWORK): _Meaning(
         "waits, for there is no network that it may use", "the network's return: it goes on by itself then", _ENGINE

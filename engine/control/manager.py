@@ -6,6 +6,7 @@ is stopped (its bytes are kept), and started again as it was asked for.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 
@@ -24,6 +25,7 @@ from engine.control.verbs import Verbs, check_target_free
 from engine.control.verify import Health, validate
 from engine.errors import (
     BadRecord,
+    EngineError,
     IntegrityError,
     InvalidRequest,
     Superseded,
@@ -38,6 +40,8 @@ from engine.store.bell import BELL_NAME
 from engine.store.creation import STORE_NAME
 from engine.store.lease import LOCK_NAME
 from engine.transfer.services import Services
+
+log = logging.getLogger("engine")
 
 # Checking a request takes a tenth of a millisecond, adding it about as much: others get their turn between batches.
 REQUESTS_PER_TURN = 64
@@ -227,7 +231,7 @@ class Manager:
 
     async def resume_all(self) -> list[Recovered]:
         """Start every PENDING entry; one whose credentials are gone waits until it is asked for with them, and is
-        told."""
+        told. With a resolver those start too that wait for a URL: it may have one by now."""
         told: list[Recovered] = []
         self.runs.takes_all = True
         first = 0
@@ -239,7 +243,16 @@ class Manager:
                     continue
                 self.runs.take_up(line)
             first = lines[-1].sequence + 1
+        if self._services.resolver is not None:
+            await self._resume_without_url()
         return told
+
+    async def _resume_without_url(self) -> None:
+        for held in await self._services.work(self._services.store.usage.parked, Reason.NEEDS_URL):
+            try:
+                await self.resume(held.entry.id, Reason.NEEDS_URL)
+            except EngineError as error:  # its record is damaged, its destination another's: the others go on
+                log.warning("entry %s still waits for a URL: %s", held.entry.id, error)
 
     async def _needs_credentials(self, entry_id: str) -> Recovered | None:
         entry = self._services.store.get(entry_id)

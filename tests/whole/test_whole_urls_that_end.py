@@ -17,6 +17,7 @@ from engine import (
     Resolve,
     Resolved,
     Resolver,
+    State,
     open_engine,
 )
 from tests.support.library import BIG_CHUNK, SMALL, payload_of, small
@@ -320,6 +321,29 @@ async def test_credentials_that_are_not_stored_are_asked_of_the_host(library: Pa
             assert engine.run_stats("film").bytes_resumed == held
     assert host.asked == [("film", Resolve.CREDENTIALS)]
     assert SECRET.encode() not in stored(library)
+
+
+NOBODY = "http://127.0.0.1:9/film"  # refused at once, and tried again for a long time
+
+
+async def test_what_waits_for_a_url_is_taken_up_by_a_start_with_a_resolver(
+    library: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of them cannot be: its destination is another's by now. It waits on, and is told."""
+    async with serve(OLD, keyed(5)) as origin:
+        for name, key in (("film", 0), ("taken", 1)):
+            asked = request(origin.url(f"film?key={key}"), id=name, destination=str(library / name), connections=1)
+            assert_waits_for_a_url(await run(library, asked, config=QUICK))
+        async with open_engine(library, config=QUICK) as engine:
+            assert (await engine.get("film")).state is State.PAUSED, "nobody can be asked"
+            await engine.offline(request(NOBODY, id="other", destination=str(library / "taken")))
+        host = Host(lambda number: Resolved(origin.url(f"film?key={number + 9}")))
+        async with open_engine(library, config=QUICK, resolver=host) as engine:
+            await engine.wait("film")
+            assert engine.run_stats("film").bytes_resumed > 0
+            assert (await engine.get("taken")).state is State.PAUSED
+    assert (library / "film").read_bytes() == OLD
+    assert "entry taken still waits for a URL" in caplog.text
 
 
 def test_a_resolver_has_one_type() -> None:
