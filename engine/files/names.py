@@ -11,6 +11,7 @@ import unicodedata
 NAME_BYTES_MAX = 200  # of 255 on common file systems: room for a suffix that makes it unique
 EXTENSION_CHARS_MAX = 16
 DEFAULT_NAME = "download"
+FOLDERS_MAX = 8
 
 # A desktop acts on some extensions when a file is opened. A server may only choose among those that are plain content;
 # any other keeps its name and gets HARMLESS_SUFFIX behind it. An allow-list, because yt-dlp's deny-list had to grow
@@ -188,14 +189,42 @@ def safe_name(offered: str) -> str:
     separator characters, does not begin with ``.`` or ``-``, is no device name, is at most 200 bytes of UTF-8, and has
     an extension from the list of plain content or ends in ``.download``.
     """
-    text = unicodedata.normalize("NFKC", offered).replace("\\", "/").rsplit("/", 1)[-1]
-    text = "".join(char for char in text if _keep(char)).strip(" .").lstrip("-~ .")
+    text = _plain(_components(offered)[-1])
     if not text:
         return DEFAULT_NAME
     stem, suffix = _parted(text)
-    if stem.split(".")[0].lower() in _RESERVED:
-        stem = f"_{stem}"
     return _harmless(stem, suffix) or DEFAULT_NAME
+
+
+def safe_path(offered: str) -> str:
+    """:func:`safe_name` below the folders that are offered with it: ``CD 1/01.flac``. Each of them is one safe
+    component; none has an extension that could make it a program (``.app``): its dot becomes ``_``.
+
+    A path that is absolute or climbs (``..``) has none of its folders. Raises ValueError for more than FOLDERS_MAX.
+    """
+    *folders, name = components = _components(offered)
+    if ".." in components or not components[0]:
+        folders = []
+    found = [folder for each in folders if (folder := _safe_folder(each))]
+    if len(found) > FOLDERS_MAX:
+        raise ValueError(f"a file lies at most {FOLDERS_MAX} folders deep")
+    return "/".join([*found, safe_name(name)])
+
+
+def _components(path: str) -> list[str]:
+    return unicodedata.normalize("NFKC", path).replace("\\", "/").split("/")
+
+
+def _safe_folder(offered: str) -> str:
+    name = _shorten(_plain(offered), "")
+    stem, suffix = _parted(name)
+    return f"{stem}_{suffix[1:]}" if suffix[1:].isalnum() and not suffix[1:].isdecimal() else name
+
+
+def _plain(component: str) -> str:
+    """One that hides nothing, and is the name of no device."""
+    text = "".join(char for char in component if _keep(char)).strip(" .").lstrip("-~ .")
+    return f"_{text}" if text.split(".")[0].lower() in _RESERVED else text
 
 
 def with_tag(name: str, tag: str) -> str:

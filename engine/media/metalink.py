@@ -7,6 +7,7 @@ http nor https too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from xml.parsers import expat
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 
 from engine.config import MIB, TIB
 from engine.errors import InvalidRequest
-from engine.files.names import safe_name
+from engine.files.names import safe_path
 from engine.model.records import PIECES_MAX, DownloadRequest, Pieces
 from engine.net.addresses import is_special
 from engine.net.url import parse_url
@@ -70,10 +71,11 @@ def requests_from_metalink(
     priority …); its own URL does not count, and its destination, when it ends in ``/`` or there are several files, is
     the folder that they go to, by the document's names. ``source``: the URL that the document was fetched from.
 
-    Names are made safe: whatever folder a document asks for, its files go where the caller wants them. Header fields go
-    to ``header_origins`` and to where the document came from, never to whom it names. URLs in one that the caller
-    has as a file, or got from an address that he named, count as his own word (``named``). Hashes of more than
-    ``PIECES_MAX`` pieces are left out; the hash of the whole file still counts. Raises InvalidRequest.
+    Names are made safe: whatever a document asks for, its files go into or below the folder that the caller wants them
+    in (``CD 1/01.flac`` into a folder of it). Header fields go to ``header_origins`` and to where the document came
+    from, never to whom it names. URLs in one that the caller has as a file, or got from an address that he named, count
+    as his own word (``named``). Hashes of more than ``PIECES_MAX`` pieces are left out; the hash of the whole file
+    still counts. Raises InvalidRequest.
     """
     files = _Reader().read(document)
     common = _bound(template or DownloadRequest(url=""), source)
@@ -81,7 +83,7 @@ def requests_from_metalink(
         raise InvalidRequest(f"an id is for one file, and the document lists {len(files)}")
     if len(files) > 1 and (common.expect or common.expected_length is not None):
         raise InvalidRequest(f"a digest or length is expected of one file, and the document lists {len(files)}")
-    names = [safe_name(file.name) for file in files]
+    names = [_path_of(file) for file in files]
     if len(set(names)) < len(names):
         raise InvalidRequest("the document gives two of its files one name")
     several = len(files) > 1
@@ -111,8 +113,15 @@ def _request(file: _File, name: str, common: DownloadRequest, *, several: bool) 
         expect={**_best_hash(file), **common.expect},
         expected_length=file.length if file.length is not None else common.expected_length,
         pieces=_strongest(file),
-        title=common.title or name,
+        title=common.title or os.path.basename(name),
     )
+
+
+def _path_of(file: _File) -> str:
+    try:
+        return safe_path(file.name)
+    except ValueError as error:
+        raise InvalidRequest(f"the document names {file.name[:80]!r}: {error}") from error
 
 
 def _place(destination: str | None, name: str, *, several: bool) -> str | None:

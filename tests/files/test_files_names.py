@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from engine.files.names import (
     DEFAULT_NAME,
+    EXTENSION_CHARS_MAX,
+    FOLDERS_MAX,
     HARMLESS_EXTENSIONS,
     HARMLESS_SUFFIX,
     NAME_BYTES_MAX,
     part_name,
     safe_name,
+    safe_path,
     with_tag,
 )
+from tests.fire.fuzz_fields import check_folder
 
 # What a server offers, and the name that is given.
 OFFERED = [
@@ -101,13 +105,15 @@ def test_a_name_is_always_one_safe_component(offered: str) -> None:
 
 
 @given(st.text(max_size=60), st.sampled_from(["1f2e3d4c5b6a7980", "x"]))
+@example("0.000000000000´¼", "1f2e3d4c5b6a7980")
 def test_a_tag_makes_another_safe_name(offered: str, tag: str) -> None:
     name = safe_name(offered)
     tagged = with_tag(name, tag)
     assert tagged != name
     assert tag in tagged
     assert len(tagged.encode()) <= NAME_BYTES_MAX
-    assert os.path.splitext(tagged)[1] == os.path.splitext(name)[1]
+    extension = os.path.splitext(name)[1]
+    assert os.path.splitext(tagged)[1] == extension or len(extension) > 1 + EXTENSION_CHARS_MAX
 
 
 def test_a_name_of_every_length_can_be_made(tmp_path: Path) -> None:
@@ -121,3 +127,20 @@ def test_a_name_of_every_length_can_be_made(tmp_path: Path) -> None:
 
 def test_part_names_are_the_engines_own() -> None:
     assert part_name("0123456789abcdef", 7) == ".oe-0123456789abcdef-7.part"
+
+
+@given(st.text(max_size=300) | st.lists(st.text(max_size=250), max_size=10).map("/".join))
+@example("a/" * FOLDERS_MAX + "f.mkv")
+@example("..\\x/y.mp3")
+@example("x/℀.app/y.mp3")
+@example("a" * 196 + ".app" + "b" * 30 + "/y.mp3")
+def test_a_path_stays_below_its_folder(offered: str) -> None:
+    try:
+        *folders, name = safe_path(offered).split("/")
+    except ValueError:
+        assert len(unicodedata.normalize("NFKC", offered).replace("\\", "/").split("/")) > FOLDERS_MAX + 1
+        return
+    assert name == safe_name(offered)
+    assert len(folders) <= FOLDERS_MAX
+    for folder in folders:
+        check_folder(folder)

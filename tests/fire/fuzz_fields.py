@@ -103,19 +103,33 @@ def _folder() -> tuple[tempfile.TemporaryDirectory[str], int]:
 
 def check_name(name: str) -> None:
     """Whatever came in, a file of this name can be made, and it is harmless."""
+    stem, dot, extension = name.rpartition(".")
+    known = extension.lower() in HARMLESS_EXTENSIONS or f".{extension}" == HARMLESS_SUFFIX
+    assert name == DEFAULT_NAME or not dot or not stem or known or len(extension) > 16
+    _check_component(name)
+    _, place = _folder()
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, dir_fd=place))
+    assert os.listdir(place) == [name]
+    os.unlink(name, dir_fd=place)
+
+
+def check_folder(name: str) -> None:
+    """Whatever came in, a folder of this name can be made, and no desktop takes it for a program."""
+    _, dot, extension = name.rpartition(".")
+    assert not dot or len(extension) > 16 or not extension.isalnum() or extension.isdecimal()
+    _check_component(name)
+    _, place = _folder()
+    os.mkdir(name, dir_fd=place)
+    os.rmdir(name, dir_fd=place)
+
+
+def _check_component(name: str) -> None:
     assert 0 < len(name.encode()) <= NAME_BYTES_MAX
     assert name[0] not in ".-~ "
     assert name[-1] not in ". "
     assert not set(name) & set('/\\:*?"<>|')
     assert not any(unicodedata.category(char)[0] == "C" or unicodedata.category(char) in {"Zl", "Zp"} for char in name)
-    stem, dot, extension = name.rpartition(".")
-    known = extension.lower() in HARMLESS_EXTENSIONS or f".{extension}" == HARMLESS_SUFFIX
-    assert name == DEFAULT_NAME or not dot or not stem or known or len(extension) > 16
     assert name.split(".", maxsplit=1)[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
-    _, place = _folder()
-    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, dir_fd=place))
-    assert os.listdir(place) == [name]
-    os.unlink(name, dir_fd=place)
 
 
 def disposition(data: bytes) -> None:

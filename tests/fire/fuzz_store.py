@@ -15,6 +15,7 @@ import msgspec
 from engine.config import Config
 from engine.errors import BadRecord, EngineError, InvalidRequest
 from engine.files.filesystem import FileSystem
+from engine.files.names import FOLDERS_MAX
 from engine.media.metalink import FILES_MAX, requests_from_metalink
 from engine.model.chunks import CV_BYTES
 from engine.model.commands import COMMAND_FORM, Command, CommandResult, Mark, Verb, is_gone, took_place
@@ -25,7 +26,7 @@ from engine.store import entries, groups, inbox, links, pages, parts, quotas, sc
 from engine.store.codec import KEY_SIZES, Table, decode, encode, seal, unseal
 from engine.store.state_store import StateStore
 from engine.store.txn import Txn
-from tests.fire.fuzz_fields import check_name, rng_of
+from tests.fire.fuzz_fields import check_folder, check_name, rng_of
 
 _FOLDER = "/media/here/"
 _SPACE = "{urn:ietf:params:xml:ns:metalink}"
@@ -46,7 +47,11 @@ def metalink(data: bytes) -> None:
         assert request.destination is not None
         name = request.destination.removeprefix(_FOLDER)
         assert len(name) < len(request.destination)
-        check_name(name)
+        *folders, last = name.split("/")
+        check_name(last)
+        assert len(folders) <= FOLDERS_MAX
+        for folder in folders:
+            check_folder(folder)
         places.add(name)
         assert request.url.lower().startswith(("http://", "https://"))
         if request.pieces is not None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import DownloadRequest, InvalidRequest, requests_from_metalink
+from engine.files.names import FOLDERS_MAX
 from engine.media.metalink import DEPTH_MAX, DOCUMENT_BYTES_MAX, FILES_MAX, TEXT_CHARS_MAX, URLS_MAX
 from engine.model.records import PIECES_MAX
 
@@ -79,7 +80,14 @@ def test_the_template_has_its_say() -> None:
     [
         ("../../etc/passwd.mkv", "passwd.mkv"),
         ("/abs/film.mkv", "film.mkv"),
-        ("a\\b\\film.mkv", "film.mkv"),
+        ("a\\b\\film.mkv", "a/b/film.mkv"),
+        ("CD 1/01.flac", "CD 1/01.flac"),
+        ("a/../film.mkv", "film.mkv"),
+        ("./.ssh//keys.txt", "ssh/keys.txt"),
+        ("Player.app/Contents/x.txt", "Player_app/Contents/x.txt"),
+        ("a/..", "download"),
+        ("con/nul.mkv", "_con/_nul.mkv"),
+        ("Mr. Big/Vol. 1.5/f.mkv", "Mr. Big/Vol. 1.5/f.mkv"),
         (".bashrc", "bashrc"),
         ("", "download"),
         ("evil.sh", "evil.sh.download"),
@@ -163,7 +171,8 @@ BAD: list[tuple[str, bytes, str]] = [
     ("a piece's hash that is none", document(file(pieces(["0" * 63]))), "sha256"),
     ("too few pieces", document(file("<size>250</size>", pieces(["0" * 64] * 2))), "do not describe"),
     ("too many pieces", document(file("<size>250</size>", pieces(["0" * 64] * 4))), "do not describe"),
-    ("two files of one name", document(file(), file(name="x/film.mkv")), "one name"),
+    ("two files of one name", document(file(name="x/film.mkv"), file(name="./x/film.mkv")), "one name"),
+    ("a file too deep", document(file(name="a/" * (FOLDERS_MAX + 1) + "f.mkv")), "folders deep"),
     ("too many files", document(file() * (FILES_MAX + 1)), "more than"),
     ("too large", b" " * (DOCUMENT_BYTES_MAX + 1), "not read"),
 ]  # fmt: skip
