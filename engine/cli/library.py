@@ -41,6 +41,13 @@ def open_store(root: str) -> Iterator[StateStore]:
         store.close()
 
 
+def worker_of(store: StateStore) -> int:
+    """The process that seems to work on the library, or 0. A hint for people only; the truth is the lease, and to ask
+    for that could keep a starting engine out."""
+    session = store.session
+    return session.pid if not session.previous_clean and os.path.exists(f"/proc/{session.pid}") else 0
+
+
 def current_path(part: PartRecord) -> str:
     """Where the part's bytes are now."""
     published = part.phase is PartPhase.PUBLISHED

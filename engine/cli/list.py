@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from engine.cli import status
 from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
-from engine.cli.library import PAGE_ENTRIES, has_store, open_store
+from engine.cli.library import PAGE_ENTRIES, has_store, open_store, worker_of
 from engine.cli.outcome import bytes_total, error_json
 from engine.cli.text import progress, shown_url, size, state_text
 from engine.model.records import DownloadEntry
@@ -20,11 +20,15 @@ def run(arguments: argparse.Namespace) -> int:
     if not has_store(arguments.root):
         return status.COMPLETE
     with open_store(arguments.root) as store:
+        cut_off = False
         for entry in _chosen(store, arguments):
+            cut_off |= entry.state is State.IN_PROGRESS
             if arguments.json:
                 print_json(_as_json(store, entry))
             else:
                 print_line(_as_line(store, entry))
+        if cut_off and not worker_of(store):
+            warn(f"{PROGRAM}: what is in_progress was cut off with its process, and goes on where it was with `run`")
     return status.COMPLETE
 
 

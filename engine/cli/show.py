@@ -11,7 +11,7 @@ import msgspec
 
 from engine.cli import status
 from engine.cli.console import escape, print_json, print_line
-from engine.cli.library import current_path, held_ranges, open_store
+from engine.cli.library import current_path, held_ranges, open_store, worker_of
 from engine.cli.outcome import bytes_total
 from engine.cli.text import fault_text, moment, progress, shown_url, size, state_text
 from engine.control.explain import Explanation, explain
@@ -52,10 +52,7 @@ def _look(store: StateStore, entry_id: str) -> _View:
     if entry is None:
         raise UnknownEntry(f"there is no entry {entry_id}")
     parts, held = held_ranges(store, entry)
-    session = store.session
-    # A hint for people only; the truth is the lease, and to ask for that could keep a starting engine out.
-    running = not session.previous_clean and os.path.exists(f"/proc/{session.pid}")
-    return _View(entry, parts, held, store.offline(entry_id), session.pid if running else 0)
+    return _View(entry, parts, held, store.offline(entry_id), worker_of(store))
 
 
 def _as_json(view: _View) -> dict[str, object]:

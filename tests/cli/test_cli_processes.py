@@ -100,9 +100,12 @@ def test_what_is_held_is_on_disk_after_a_kill(cli: Callable[..., Said], root: Pa
     origin.bytes_per_s = SLOW
     with started("--root", root, "get", "--id", "mine", origin.url("/large.bin")) as process:
         wait_held(root, "mine", cli)
+        beside = cli("list")
         process.kill()
     origin.hang_up()
 
+    alone = cli("list")
+    assert ("in_progress" in alone.out, "was cut off" in beside.err, "was cut off" in alone.err) == (True, False, True)
     shown, [part] = cli("show", "mine"), cli("show", "--json", "mine").object["parts"]
     data = Path(part["path"]).read_bytes()
     assert "its process is gone, what was committed is kept" in shown.out
