@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+import trio
+
 from engine.model.events import SourceBlamed
 from engine.model.records import BlamedSource, DownloadEntry
 from engine.store.suspects import runs_of
@@ -38,12 +40,13 @@ async def blame(
 
 async def forget(services: Services, job: PartJob, indexes: Iterable[int], plan: Plan | None = None) -> list[int]:
     """Chunks of these that are held are missing from now on; returns them. What is on its way to the store comes there
-    first."""
+    first. Who ends the attempt meanwhile waits: what is known to be wrong must not be built on by the next one."""
     wanted = set(indexes)
-    await services.committer.flush(job)
-    gone = sorted(index for index in wanted if index in job.held)
-    runs = runs_of(gone)
-    job.record = await services.write(services.store.clear_chunks, job.entry_id, job.epoch, job.record.index, runs)
+    with trio.CancelScope(shield=True):
+        await services.committer.flush(job)
+        gone = sorted(index for index in wanted if index in job.held)
+        runs = runs_of(gone)
+        job.record = await services.write(services.store.clear_chunks, job.entry_id, job.epoch, job.record.index, runs)
     gone = [index for index in gone if index in job.held]  # somebody else may have forgotten some meanwhile
     for first, count in runs_of(gone):
         job.held.remove(first, count)

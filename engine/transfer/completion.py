@@ -29,24 +29,24 @@ def root_of(store: StateStore, entry_id: str, part_index: int, grid: ChunkGrid) 
 
 
 def other_digests(entry: DownloadEntry, record: PartRecord, *, resumed: bool) -> list[str]:
-    """The algorithms that the entry expects, or its source states, and that cost one reading of the file.
+    """The algorithms that the entry expects, or else its source states, and that cost one reading of the file.
 
     BLAKE3 comes from the chunks; but when bytes of an earlier run are ``resumed``, a digest that the caller expects is
     compared with what is on the disk now, for somebody may have written into the unfinished file between the runs.
     """
-    wanted = dict.fromkeys((*entry.expect, *record.representation.digests))
-    return [name for name in wanted if name != "blake3" or resumed]
+    return [name for name in entry.expect or record.representation.digests if name != "blake3" or resumed]
 
 
 def check_expected(entry: DownloadEntry, record: PartRecord, length: int, found: Mapping[str, str]) -> None:
-    """Raise IntegrityError unless the length and every digest are what the entry expects, and what the source said of
-    them. ``found`` has them all."""
+    """Raise IntegrityError unless the length and every digest are what the entry expects; or, where it expects none,
+    what the source said of them: a source that is wrong about itself does not outweigh the caller. ``found`` has those
+    digests."""
     if entry.expected_length not in {None, length}:
         raise IntegrityError(f"the file has {length} bytes, expected {entry.expected_length}")
     for name, expected in entry.expect.items():
         if found[name] != expected:
             raise IntegrityError(f"{name} is {found[name]}, expected {expected}")
-    for name, stated in record.representation.digests.items():
+    for name, stated in () if entry.expect else record.representation.digests.items():
         if found[name] != stated:
             source = parse_url(entry.url).redacted()
             raise IntegrityError(f"{name} is {found[name]}, but {source} says {stated}")

@@ -153,7 +153,10 @@ class CrossCheck:
             source.trusted = True
             return
         async with self._judging:
-            if source.out or theirs == await self._digest(index):  # it may be another's by now
+            # By now the chunk may be another's, this very source's, or missing again.
+            if source.out or not self._known(index) or self._ledger.source_of(index) == source.number:
+                return
+            if theirs == await self._digest(index):
                 return
             if data is None:
                 data = await self._ask(source, *self._job.grid.byte_range(index, 1))
@@ -199,21 +202,33 @@ class CrossCheck:
         number = self._ledger.source_of(index)
         other = None if number is None else self._sources.numbered(number)
         wrong, why = await self._wrong(source, other, (start + low, start + high), held[low:high], theirs[low:high])
-        if source in wrong:
-            await self._blame(source, f"sent wrong bytes around {start + at}: {why}")
-        if other is not None and other in wrong:
-            source.trusted = source.trusted or source not in wrong
-            await self._blame(other, f"sent wrong bytes around {start + at}: {why}")
-            await forget(self._services, self._job, self._ledger.chunks_of(other.number), self._plan)
         if not wrong:
             names = f"{source.name} and {other.name if other else 'what was fetched before'}"
             self._undecided(source, f"{names} differ at byte {start + at}")
+        with trio.CancelScope(shield=True):  # a verdict is carried out as a whole
+            await self._carry_out(wrong, source, other, f"sent wrong bytes around {start + at}: {why}")
+
+    async def _carry_out(self, wrong: set[Source | None], source: Source, other: Source | None, reason: str) -> None:
+        """What is on its way from the wrong ones is not taken any more; then their bytes go, and only then are they
+        named: after a crash in between nobody would doubt the bytes. ``other`` is None for those of an earlier run, of
+        which it is not known who sent them."""
+        named = [each for each in (source, other) if each is not None and each in wrong and not each.blamed]
+        for each in named:
+            each.blamed = True
+            self._sources.leave_out(each, reason)
+        if other in wrong:
+            source.trusted = source.trusted or source not in wrong
+            number = None if other is None else other.number
+            for index in await forget(self._services, self._job, self._ledger.chunks_of(number), self._plan):
+                self._digests.pop(index, None)
+        for each in named:
+            await blame(self._services, self._entry, self._sources, each, reason, 1)
 
     async def _wrong(
         self, source: Source, other: Source | None, window: tuple[int, int], held: bytes, theirs: bytes
-    ) -> tuple[set[Source], str]:
-        """Whose bytes are known to be wrong, and why."""
-        wrong = set()
+    ) -> tuple[set[Source | None], str]:
+        """Whose bytes are known to be wrong, and why; of an earlier run's: None's."""
+        wrong: set[Source | None] = set()
         for each, before in ((source, theirs), (other, held)):
             if each is not None and await self._again(each, window) not in (None, before):
                 wrong.add(each)
@@ -225,7 +240,7 @@ class CrossCheck:
             vote = await self._again(third, window)
             if vote == held:
                 return {source}, f"two others agree, {third.name} is one"
-            if vote == theirs and other is not None:
+            if vote == theirs:
                 return {other}, f"two others agree, {third.name} is one"
         return set(), ""
 

@@ -8,6 +8,7 @@ the hash is right in the end and its own bytes were others.
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.errors import IntegrityError, SourcesDiffer
 from engine.model.chunks import CV_BYTES
@@ -52,9 +53,18 @@ class Culprits:
             self.suspicions.append(Suspicion(source, before))
             if source is not None:
                 self._sources.leave_out(source, "the file was wrong with bytes of it")
+                await self._drop_its_word(job, source)
             await forget(self._services, job, chunks)
             return True
         return False
+
+    async def _drop_its_word(self, job: PartJob, source: Source) -> None:
+        """What it stated of the whole file goes with it: that may be what is wrong."""
+        known = job.record.representation
+        said = job.record.validators.get(str(source.url))
+        if said is not None and known.digests and said.digests == known.digests:
+            record = replace(job.record, representation=replace(known, digests={}))
+            job.record = await self._services.write(self._services.store.put_part, job.entry_id, job.epoch, record)
 
     async def settle(self, job: PartJob | None, completed: DownloadEntry) -> DownloadEntry:
         """The file is right now: those whose bytes were others are named. Returns the entry as it is on record."""

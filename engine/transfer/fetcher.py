@@ -25,13 +25,12 @@ from engine.model.records import Representation
 from engine.model.retry import decide
 from engine.native import ChunkBuffer
 from engine.net.connection import Exchange
-from engine.net.head import Framing
 from engine.net.response import Answer, AnswerKind, judge
 from engine.net.tcp import TcpFacts
 from engine.transfer.blame import forget
 from engine.transfer.part_job import PartJob
 from engine.transfer.plan import Lease, Plan
-from engine.transfer.same_bytes import check_total
+from engine.transfer.same_bytes import check_total, hold_to_range
 from engine.transfer.services import Services
 from engine.transfer.sources import Source, Sources
 
@@ -271,12 +270,6 @@ async def introduce(services: Services, job: PartJob, source: Source, seen: Repr
     job.record = await services.write(services.store.put_part, job.entry_id, job.epoch, job.record)
 
 
-def hold_to_range(exchange: Exchange, answer: Answer) -> None:
-    """A range whose body states no length of its own (chunked) must still be as long as it says."""
-    if answer.end is not None and exchange.framing is not Framing.LENGTH:
-        exchange.expect(answer.end - answer.start)
-
-
 # Called when a chunk is here: the number of its source when it is to be sealed, None when it is to be forgotten.
 Wanted = Callable[[], int | None]
 
@@ -317,15 +310,6 @@ async def discard(services: Services, exchange: Exchange, count: int) -> None:
             count -= received
     finally:
         services.sealing.release(buffer)
-
-
-async def receive_known(services: Services, exchange: Exchange, job: PartJob) -> None:
-    """The whole file from its first byte, length known; chunks that are held already are received and forgotten."""
-    for index in range(job.grid.count):
-        if index in job.held:
-            await discard(services, exchange, job.grid.size(index))
-        else:
-            await receive_chunk(services, exchange, job, index)
 
 
 async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, expected: int | None) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from engine.errors import Changed, Incomparable
+from engine.errors import Changed, ConnectionLost, Incomparable
 from engine.model.records import Representation
-from engine.net.response import AnswerKind, judge
+from engine.net.connection import Exchange
+from engine.net.head import Framing
+from engine.net.response import Answer, AnswerKind, judge
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
 from engine.transfer.setup_part import chunk_digest
@@ -40,6 +42,12 @@ async def check_total(source: Source, job: PartJob) -> None:
         source.done(exchange)
 
 
+def hold_to_range(exchange: Exchange, answer: Answer) -> None:
+    """A range whose body states no length of its own (chunked) must still be as long as it says."""
+    if answer.end is not None and exchange.framing is not Framing.LENGTH:
+        exchange.expect(answer.end - answer.start)
+
+
 async def _fetch_again(source: Source, job: PartJob, index: int, known: Representation) -> bytes:
     data = bytearray(job.grid.size(index))
     start, end = job.grid.byte_range(index, 1)
@@ -48,8 +56,10 @@ async def _fetch_again(source: Source, job: PartJob, index: int, known: Represen
         answer = judge(exchange.head, (start, end), known, exchange.redirected)
         if answer.kind is not AnswerKind.RANGE or (answer.start, answer.end) != (start, end):
             raise Incomparable("the source does not serve the range that it served before")
+        hold_to_range(exchange, answer)
         with memoryview(data) as view:
-            await exchange.fill(view)
+            if (came := await exchange.fill(view)) < len(data):
+                raise ConnectionLost(f"the body ended {len(data) - came} bytes early")
     finally:
         source.done(exchange)
     return bytes(data)

@@ -317,7 +317,7 @@ def bad_chunks(
     return bad
 
 
-def chunk_digest(data: bytes, grid: ChunkGrid, index: int) -> bytes:
+def chunk_digest(data: bytes | memoryview, grid: ChunkGrid, index: int) -> bytes:
     """What the store keeps for a chunk with these bytes; empty when they are too few."""
     if len(data) != grid.size(index):
         return b""

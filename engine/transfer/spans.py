@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import trio
 
-from engine.errors import Changed, ConnectionLost, EngineError, HttpStatus
+from engine.errors import Changed, ConnectionLost, EngineError, HttpStatus, TransferError
 from engine.model.records import DownloadEntry
 from engine.net.connection import Exchange
 from engine.net.response import Answer
@@ -58,7 +58,11 @@ async def fetch_spans(
     if checks.failure is not None:
         raise checks.failure
     if isinstance(ended, RangesLost):
-        await _stream_again(services, ended.source, entry, job, ended)
+        try:
+            await _stream_again(services, ended.source, entry, job, ended)
+        except TransferError as error:
+            sources.failed(ended.source, error, trio.current_time())
+            raise
     elif ended is not None:
         raise ended
 

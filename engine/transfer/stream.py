@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from engine.errors import ConnectionLost
+from engine.errors import Changed, ConnectionLost
 from engine.model.bitmap import Bitmap
 from engine.model.chunks import ChunkGrid
 from engine.model.records import DownloadEntry
+from engine.native import ChunkBuffer
 from engine.net.connection import Exchange
 from engine.net.response import judge
-from engine.transfer.fetcher import receive_known, receive_unknown
+from engine.transfer.fetcher import introduce, receive_chunk, receive_unknown
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
+from engine.transfer.setup_part import chunk_digest
 from engine.transfer.sources import Source
 
 
 async def stream(
     services: Services, source: Source, entry: DownloadEntry, job: PartJob, exchange: Exchange | None = None
 ) -> None:
-    """Receive everything; ``exchange`` is asked for when there is none, and given back in the end."""
+    """Receive everything; ``exchange`` is asked for when there is none, and given back in the end. Raises Changed when
+    a chunk that is held comes with other bytes."""
     if exchange is None:
         exchange = await source.open(None, None)
     try:
-        judge(exchange.head, None, job.record.representation, exchange.redirected)
+        answer = judge(exchange.head, None, source.known(job.record), exchange.redirected)
         with job.scope:
             if job.unbounded is None:
-                await receive_known(services, exchange, job)
+                if len(entry.sources) > 1:
+                    await introduce(services, job, source, answer.representation)
+                await _receive_known(services, exchange, job, source)
             else:
                 length = await receive_unknown(services, exchange, job, entry.expected_length)
                 await _settle_length(services, entry, job, length)
@@ -34,6 +39,40 @@ async def stream(
         source.done(exchange)
     if job.error is not None:
         raise job.error
+
+
+async def _receive_known(services: Services, exchange: Exchange, job: PartJob, source: Source) -> None:
+    """The whole file from its first byte, length known. Chunks that are held already are compared with what comes:
+    another mirror may send it, and not all versions differ in their validators."""
+
+    def wanted() -> int:
+        return source.number
+
+    for index in range(job.grid.count):
+        if index in job.held:
+            await _compare_chunk(services, exchange, job, index)
+        else:
+            await receive_chunk(services, exchange, job, index, wanted)
+
+
+async def _compare_chunk(services: Services, exchange: Exchange, job: PartJob, index: int) -> None:
+    size = job.grid.size(index)
+    buffer = await services.sealing.acquire(size)
+    try:
+        with memoryview(buffer) as whole, whole[:size] as view:
+            if (came := await exchange.fill(view)) < size:
+                raise ConnectionLost(f"the body ended {size - came} bytes before the end of chunk {index}")
+        same = await services.work(_is_held, services, job, index, buffer)
+    finally:
+        services.sealing.release(buffer)
+    if not same:
+        raise Changed(f"chunk {index} has other bytes than before")
+
+
+def _is_held(services: Services, job: PartJob, index: int, buffer: ChunkBuffer) -> bool:
+    cv = services.store.cvs(job.entry_id, job.record.index, 1, first=index)
+    with memoryview(buffer) as whole, whole[: job.grid.size(index)] as view:
+        return chunk_digest(view, job.grid, index) == cv
 
 
 async def _settle_length(services: Services, entry: DownloadEntry, job: PartJob, length: int) -> None:

@@ -21,6 +21,7 @@ from engine.errors import (
     IntegrityError,
     PerhapsChanged,
     TooBig,
+    TransferError,
     UnverifiableLength,
 )
 from engine.model.events import Progress
@@ -29,17 +30,17 @@ from engine.net.connection import Exchange
 from engine.net.head import Framing
 from engine.net.response import AnswerKind
 from engine.transfer.culprit import Culprits
-from engine.transfer.fetcher import hold_to_range, introduce
+from engine.transfer.fetcher import introduce
 from engine.transfer.finish import conclude, finish
 from engine.transfer.first_answer import first_answer
 from engine.transfer.identity import refuse_if_asked, settle
 from engine.transfer.one_chunk import fetch_one_chunk, is_one_chunk
 from engine.transfer.part_job import PartJob
 from engine.transfer.piece_check import check_pieces
-from engine.transfer.same_bytes import check_same_bytes
+from engine.transfer.same_bytes import check_same_bytes, hold_to_range
 from engine.transfer.services import Services
 from engine.transfer.setup_part import allocate, check_target, reopen
-from engine.transfer.sources import Sources
+from engine.transfer.sources import Source, Sources
 from engine.transfer.spans import Begun, fetch_spans
 from engine.transfer.stream import stream
 
@@ -79,6 +80,7 @@ class Transfer:
         self._previous: PartRecord | None = None
         self._first_generation = 1
         self._again = False
+        self._alone: Source | None = None  # whom the whole body comes from
         self.bytes_resumed = 0
         self.bytes_committed = 0
 
@@ -122,9 +124,7 @@ class Transfer:
                 await self._fetch()
                 break
             except Changed as change:
-                await self._leave()
-                refuse_if_asked(self._entry, change)
-                self.fresh = True
+                await self._disown(change)
                 self.bytes_resumed = self.bytes_committed = 0
                 if generation == GENERATIONS_PER_ATTEMPT:
                     raise
@@ -139,9 +139,40 @@ class Transfer:
             raise ConnectionLost(f"{missing} of {job.grid.count} chunks are still missing")
         return await finish(self._services, self._entry, job, self._ending)
 
+    async def _disown(self, change: Changed) -> None:
+        """What is held is of another version. That is recorded at once: this attempt may end before there is a new
+        part, and the next could find two chunks that are the same in both."""
+        job, services = self._job, self._services
+        with trio.CancelScope(shield=True):
+            await self._leave()
+            refuse_if_asked(self._entry, change)
+            self.fresh = True
+            if job is not None and job.grid.count:
+                place = job.entry_id, job.epoch, job.record.index
+                await services.write(services.store.clear_chunks, *place, [(0, job.grid.count)])
+
     async def _fetch(self) -> None:
-        """Fetch what is missing, settling doubts about the source on the way. Raises Changed when it has other
-        bytes."""
+        """Fetch what is missing. One source of several that alone gives the body gives way to another when it fails,
+        once."""
+        failed: set[Source] = set()
+        while True:
+            try:
+                return await self._fetch_from_one_or_all()
+            except (Changed, IntegrityError):
+                raise
+            except TransferError as error:
+                source = self._alone
+                if source is None or source in failed:
+                    raise
+                if not self._sources.failed(source, error, trio.current_time()):
+                    raise self._sources.verdict(error) from error
+                failed.add(source)
+            await self._leave()
+            self._again = True
+
+    async def _fetch_from_one_or_all(self) -> None:
+        """Settles doubts about the source on the way. Raises Changed when it has other bytes."""
+        self._alone = None
         job = await self._reopen()
         try:
             for _ in range(DOUBTS_PER_ATTEMPT):
@@ -202,7 +233,8 @@ class Transfer:
         job = await reopen(self._services, self._entry, self._previous)
         if job is not None:
             self._job = job
-            self.bytes_resumed = job.bytes_done
+            self.bytes_resumed = max(0, job.bytes_done - self.bytes_committed)
+            self.bytes_committed = 0
             known = job.record.representation
             if not self._sources.several and not known.other_etags:  # which of several a server has is not known
                 self._sources.lead.where.if_range = known.etag or None
@@ -222,6 +254,7 @@ class Transfer:
             source.done(exchange)
             raise
         if short:
+            self._alone = source
             self._job, self._whole = await fetch_one_chunk(self._services, source, self._entry, exchange, answer)
             self.fresh = False
             return
@@ -254,6 +287,7 @@ class Transfer:
             hold_to_range(exchange, answer)
             await fetch_spans(self._services, self._sources, self._entry, job, begun)
         else:
+            self._alone = source
             await stream(self._services, source, self._entry, job, exchange)
             await check_pieces(self._services, self._entry, job, self._sources)
 
@@ -265,7 +299,7 @@ class Transfer:
         if length is not None and expected is not None and length != expected:
             raise IntegrityError(f"the source has {length} bytes, expected {expected}")
         known = expected is not None or self._entry.expect or representation.digests
-        if exchange.head.framing is Framing.EOF and not known:
+        if exchange.head.framing is Framing.EOF and length is None and not known:
             raise UnverifiableLength("the source tells neither a length nor where the body ends")
 
     async def _continue(self, job: PartJob) -> None:
@@ -279,7 +313,9 @@ class Transfer:
         if not job.record.representation.comparable:
             raise Incomparable("without ranges and validators the bytes so far cannot be told from another version's")
         if not job.held.complete:
-            await stream(self._services, self._sources.lead, self._entry, job)
+            self._sources.bind(job.record)
+            self._alone = self._sources.pick(trio.current_time())
+            await stream(self._services, self._alone, self._entry, job)
         await check_pieces(self._services, self._entry, job, self._sources)
 
     def progress(self) -> Progress | None:

@@ -164,7 +164,7 @@ async def test_no_descriptor_is_left_when_it_ends_in_the_middle_of_leaving(libra
         return Reply(etag='"new"', last_modified=NEWER) if files.hangs else Reply(rate=20e6)
 
     async def release() -> None:
-        await trio.testing.wait_all_tasks_blocked(0.05)
+        await trio.testing.wait_all_tasks_blocked(0.005)
         files.gate.open.set()
 
     async with serve(PAYLOAD, script) as origin, opened_at_last(files.gate), trio.open_nursery() as nursery:
