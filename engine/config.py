@@ -97,7 +97,7 @@ class Config:
     metered_bytes_max: int = 0  # of one entry, on a metered line; 0 for any size
     network_settle_s: float = 2.0  # a line that is back stays that long, and up to half as much more, before it is used
 
-    # Times. No total timeout anywhere: a slow stream that makes progress is healthy.
+    # Times. No total timeout anywhere: a slow stream that makes progress is healthy, if it is more than a drip.
     connect_timeout_s: float = 10.0
     tls_timeout_s: float = 10.0
     first_byte_timeout_s: float = 30.0

@@ -90,7 +90,7 @@ class ConnectionLost(NetworkError):
 
 
 class Stalled(NetworkError):
-    """The server sent nothing for the idle timeout."""
+    """The server sent nothing for the idle timeout, or so little that it would never end."""
 
     code = "stalled"
 

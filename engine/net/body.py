@@ -158,7 +158,7 @@ class ChunkedBody:
             if isinstance(event, h11.Data):
                 self._data = memoryview(event.data)
                 self._decoded += len(event.data)
-                self._receiver.progressed()
+                self._receiver.progressed(len(event.data))
                 self._check_overhead()
                 return True
             if isinstance(event, h11.EndOfMessage):

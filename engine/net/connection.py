@@ -122,6 +122,11 @@ class Connection:
             self._receiver.pace = pace
         pace.owe(self._unasked)
 
+    def has_spare(self) -> None:
+        """The present body could be had from elsewhere."""
+        if self._receiver is not None:
+            self._receiver.drip.has_spare()
+
     def _body(self, head: Head, codec: h11.Connection, leftover: bytes) -> Body:
         self._unasked = len(leftover)
         self._receiver = receiver = Receiver(self._link, self._config)
@@ -195,6 +200,10 @@ class Exchange:
     def set_pace(self, pace: Pace) -> None:
         """Receive the body under these caps."""
         self._connection.set_pace(pace)
+
+    def has_spare(self) -> None:
+        """Another source could take over: the body need not be waited for as patiently."""
+        self._connection.has_spare()
 
     def expect(self, length: int) -> None:
         """Hold a body of unstated length to ``length`` bytes: fewer is ConnectionLost, more a ProtocolViolation."""

@@ -141,6 +141,12 @@ class Pace:
         return min(rates) if rates else None
 
     @property
+    def share(self) -> float | None:
+        """The same for each of its connections."""
+        rate = self.rate
+        return None if rate is None else rate / max(1, self.connections)
+
+    @property
     def connections_max(self) -> int | None:
         """More connections would each be too slow to live; None without a cap."""
         rate = self.rate
@@ -148,10 +154,10 @@ class Pace:
 
     def buffer_bytes(self, round_trip_s: float) -> int | None:
         """What the kernel should buffer for each of its connections; None for as it likes."""
-        rate = self.rate
-        if rate is None:
+        share = self.share
+        if share is None:
             return None
-        wanted = rate / self.connections * max(BUFFER_S, BUFFER_ROUND_TRIPS * round_trip_s)
+        wanted = share * max(BUFFER_S, BUFFER_ROUND_TRIPS * round_trip_s)
         return int(min(max(wanted, BUFFER_BYTES_MIN), BUFFER_BYTES_MAX))
 
     async def begin(self) -> None:

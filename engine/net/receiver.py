@@ -6,6 +6,7 @@ import trio
 
 from engine.config import KIB, Config
 from engine.errors import Stalled
+from engine.net.drip import Drip
 from engine.net.link import Link
 from engine.net.pacing import Pace
 
@@ -24,6 +25,7 @@ class Receiver:
     def __init__(self, link: Link, config: Config) -> None:
         self.received = 0
         self.pace: Pace | None = None
+        self.drip = Drip(config)
         self._link = link
         self._config = config
         self._turn_left = config.receive_turn_bytes
@@ -36,7 +38,7 @@ class Receiver:
         """Receive until ``view`` is full. Fewer bytes only at the end of the stream. ``body_left``: how many bytes are
         certain to come, when known. Raises Stalled, ConnectionLost."""
         if self.pace is not None and (self.pace.limited or self._link.buffer_bytes is not None):
-            return await self._fill_paced(view, self.pace)
+            return await self._fill_paced(view, body_left, self.pace)
         got, size = 0, len(view)
         while got < size:
             with view[got:] as rest:
@@ -56,7 +58,7 @@ class Receiver:
                 self._turn_left = self._config.receive_turn_bytes
         return got
 
-    async def _fill_paced(self, view: memoryview, pace: Pace) -> int:
+    async def _fill_paced(self, view: memoryview, body_left: int | None, pace: Pace) -> int:
         """The same under a cap: each receive waits for its turn, and takes no more than it was given."""
         facts = self._link.tcp_facts()
         self._link.bound_buffer(pace.buffer_bytes(0.0 if facts is None else facts.round_trip_s))
@@ -64,7 +66,7 @@ class Receiver:
         while got < size:
             count = await self._receive_paced(view, got, pace)
             if count is None:
-                await self._wait(None)
+                await self._wait(None if body_left is None else body_left - got, steered=False)
                 continue
             if count == 0:
                 break
@@ -84,7 +86,7 @@ class Receiver:
         return count
 
     async def receive_some(self, view: memoryview) -> int:
-        """Receive at least 1 byte, or 0 at the end of the stream; nothing is counted as body, nor as progress until
+        """Receive at least 1 byte, or 0 at the end of the stream; nothing is counted as body, nor as progress, until
         :meth:`progressed` says so. Raises Stalled, ConnectionLost."""
         while (count := await self._receive_something(view)) is None:
             await self._wait(None)
@@ -100,8 +102,9 @@ class Receiver:
             return await self._receive_paced(view, 0, self.pace)
         return self._link.receive_nowait(view)
 
-    def progressed(self) -> None:
-        """What came by :meth:`receive_some` held something of the body."""
+    def progressed(self, count: int) -> None:
+        """What came by :meth:`receive_some` held ``count`` bytes of the body."""
+        self.received += count
         self._waited_s = 0.0
 
     def settle(self) -> None:
@@ -109,25 +112,33 @@ class Receiver:
         if self._low_water > 1:
             self._set_low_water(1)
 
-    async def _wait(self, body_left: int | None) -> None:
-        """Wait for bytes, or for a low water's worth of them while the line is fast.
+    async def _wait(self, body_left: int | None, *, steered: bool = True) -> None:
+        """Wait for bytes, or for a low water's worth of them while the line is fast and the wait ``steered``.
 
         A drip of what carries no byte of the body (pieces of a TLS record, of a chunk's header, of trailers) wakes it
-        again and again; so the silence is the sum of the waits."""
+        again and again; so the silence is the sum of the waits. What did come is judged before the next one, for
+        then all of it is counted."""
         idle_s = self._config.idle_timeout_s
-        self._steer(body_left)
+        if self.drip.waited_s >= self.drip.window_s:
+            self.drip.look(self.received, body_left, None if self.pace is None else self.pace.share)
+        self._steer(body_left if steered else None)
         began = trio.current_time()
         if self._low_water > 1:
             with trio.move_on_after(min(PATIENCE_S, idle_s / 2)):
                 await self._link.wait_ready()
-                self._waited_s += trio.current_time() - began
+                self._count_wait(began)
                 return
             self._set_low_water(1)
         with trio.move_on_at(began + idle_s - self._waited_s):
             await self._link.wait_ready()
-            self._waited_s += trio.current_time() - began
+            self._count_wait(began)
             return
         raise Stalled(f"nothing came for {idle_s:g} s")
+
+    def _count_wait(self, began: float) -> None:
+        waited_s = trio.current_time() - began
+        self._waited_s += waited_s
+        self.drip.waited_s += waited_s
 
     def _steer(self, body_left: int | None) -> None:
         """Low water follows the rate far from the end of the body, and is low elsewhere."""

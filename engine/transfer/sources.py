@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
+import trio
 
 from engine.errors import Changed, EngineError, IntegrityError, StorageError, TransferError
 from engine.model.records import DownloadEntry, PartRecord, Representation
@@ -36,7 +37,7 @@ class Source(msgspec.Struct, eq=False):
     ``where``: where it is to be found now, for its URL may redirect, expire or be replaced. ``representation``: what
     its answers must agree with; None: what the part's record says. ``out``: why it is asked no more. ``trusted``: it
     began the part, or bytes of its own agreed with those of another; ``compared``: as many of them as are looked at.
-    ``blamed``: it sent wrong bytes. ``active``: spans under way.
+    ``blamed``: it sent wrong bytes. ``active``: spans under way. ``others``: of the same entry.
     """
 
     where: Whereabouts
@@ -51,6 +52,7 @@ class Source(msgspec.Struct, eq=False):
     failures: int = 0
     parked_until: float = 0.0
     active: int = 0
+    others: tuple[Source, ...] = ()
     bytes_received: int = 0
     _open: set[Exchange] = msgspec.field(default_factory=set)
 
@@ -66,8 +68,17 @@ class Source(msgspec.Struct, eq=False):
     async def open(self, start: int | None, end: int | None) -> Exchange:
         """Ask for ``[start, end)``, or for the whole with ``start`` None."""
         exchange = await self.where.open(None if start is None else (start, end))
+        if self.has_spare(trio.current_time()):
+            exchange.has_spare()
         self._open.add(exchange)
         return exchange
+
+    def has_spare(self, now: float) -> bool:
+        """Whether another is free, of which nothing bad is known: two that fail in turn must not cut each other off."""
+        return any(
+            not (other.out or other.failures) and other.parked_until <= now and not other.score.failing(now)
+            for other in self.others
+        )
 
     def done(self, exchange: Exchange) -> None:
         """Give the exchange back, to the pool if it ended well."""
@@ -90,6 +101,8 @@ class Sources:
         self.checked = checked
         self.lead = self.all[0]
         self.doubted: dict[Source, str] = {}
+        for source in self.all:
+            source.others = tuple(other for other in self.all if other is not source)
         self._passing: TransferError | None = None
         self._ledger: tuple[int, Ledger] = (0, Ledger(0))
 

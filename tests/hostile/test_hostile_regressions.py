@@ -52,13 +52,13 @@ async def test_s24_n9_what_is_no_body_is_no_progress(autojump_clock: trio.testin
     with pytest.raises(Stalled):
         for _ in range(3):
             assert await receiver.receive_some(memoryview(bytearray(9))) == 1
-    receiver.progressed()
+    receiver.progressed(1)
     assert await receiver.receive_some(memoryview(bytearray(9))) == 1
 
 
 async def test_n10_a_body_that_drips_is_alive(autojump_clock: trio.testing.MockClock) -> None:
     receiver = Receiver(Dripping(b"a"), CONFIG)  # type: ignore[arg-type]
-    assert await receiver.fill(memoryview(bytearray(9)), None) == 9
+    assert await receiver.fill(memoryview(bytearray(9)), 9) == 9
 
 
 ENDS: list[tuple[str, bytes, bool]] = [

@@ -175,3 +175,44 @@ def test_the_ledger_knows_who_sent_what() -> None:
         assert ledger.chunks_of(sender) == mine
         assert ledger.count_of(sender) == len(mine)
     assert ledger.sources() == set(truth.values())
+
+
+def test_another_is_spare_while_it_is_free_and_nothing_bad_is_known_of_it() -> None:
+    assert not sources(1).lead.has_spare(0.0)
+    some = sources(2)
+    slow, other = some.all
+    assert slow.has_spare(0.0)
+    assert other.has_spare(0.0)
+    some.failed(slow, ConnectRefused("no"), 0.0)
+    assert not other.has_spare(FORGIVEN_S + 60.0), "the two would cut each other off in turn"
+    assert slow.has_spare(0.0)
+    some.leave_out(other, "it is gone")
+    assert not slow.has_spare(0.0)
+
+
+def test_one_that_rests_or_failed_for_another_entry_is_not_spare() -> None:
+    some = sources(2)
+    some.slow(some.all[1], 0.0)
+    assert not some.lead.has_spare(1.0)
+    again = sources(2)
+    again.all[1].score.failed_at = 0.0
+    assert not again.lead.has_spare(1.0)
+    assert again.lead.has_spare(FORGIVEN_S)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_exchange_is_told_whether_there_is_a_spare(count: int) -> None:
+    class Told:
+        spare = False
+
+        def has_spare(self) -> None:
+            self.spare = True
+
+    class There:
+        async def open(self, asked: object) -> Told:
+            return Told()
+
+    lead = sources(count).lead
+    lead.where = cast(Whereabouts, There())
+    exchange = await lead.open(0, 9)
+    assert cast(Told, exchange).spare == (count == 2)
