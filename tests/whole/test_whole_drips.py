@@ -72,3 +72,22 @@ async def test_a_cap_does_not_hide_that_a_span_drips(library: Path) -> None:
             request = DownloadRequest(url=f"{server.base}/film.bin", id="x", connections=1)
             assert content((await (await engine.offline(request)).wait()).path) == FILE
     assert len(served) > 2
+
+
+async def test_a_mirror_takes_over_from_who_drips(library: Path) -> None:
+    """In the same attempt, for files that are one chunk too."""
+    data = FILE[:200_000]
+
+    def script(asked: Asked) -> list[Step]:
+        return dripped(Truth.of(asked, data, 1), whole=True)
+
+    async with serve_script(script) as bad, serve(data) as good, open_engine(library, config=CONFIG, seed=1) as engine:
+        requests = [
+            DownloadRequest(url=f"{bad.base}/{number}", mirrors=(good.url(f"{number}"),))
+            for number in range(2 * PLACES)
+        ]
+        with trio.fail_after(60):
+            for download in await engine.offline_many(requests):
+                assert content((await download.wait()).path) == data
+                assert (await engine.get(download.id)).attempt_count == 1
+        assert len(good.asked) == 2 * PLACES
