@@ -240,8 +240,10 @@ class Engine:
         UnknownEntry."""
         entry = await self.get(entry_id)
         rest, rest_s = self._services.client.hosts.why_resting(parse_url(entry.url).host)
-        held = self._manager.runs.gate.held(entry)
-        return explain(entry, held=held, rest=rest, rests_until=self._services.now() + rest_s)
+        held, now = self._manager.runs.gate.held(entry), self._services.now()
+        if not rest_s and (entry.next_retry_at or 0.0) > now:
+            rest = ""  # its own time comes later than its host's
+        return explain(entry, held=held, rest=rest, rests_until=now + rest_s if rest_s else None)
 
     async def validate_downloads(
         self, entry_ids: Iterable[str] | None = None, *, repair: bool = False

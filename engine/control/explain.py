@@ -100,10 +100,16 @@ _UNKNOWN = _Meaning("is in a state that only a newer version knows", "a newer ve
 
 
 def explain(
-    entry: DownloadEntry, *, working: bool = True, held: Verdict = ALLOWED, rest: str = "", rests_until: float = 0.0
+    entry: DownloadEntry,
+    *,
+    working: bool = True,
+    held: Verdict = ALLOWED,
+    rest: str = "",
+    rests_until: float | None = None,
 ) -> Explanation:
     """Explain the entry. ``working``: whether an engine works on its root now. ``held``: why the line keeps it waiting,
-    where that is known. ``rest``: why nothing is asked of its host, until ``rests_until`` at the earliest."""
+    where that is known. ``rest``: why nothing is asked of its host, until ``rests_until`` at the earliest; None: only
+    few ask it, and nobody knows when this one may."""
     state, reason = entry.state, entry.state_reason
     meaning = MEANINGS.get((state, reason)) or MEANINGS.get((state, None)) or _UNKNOWN
     moved_by = meaning.moved_by if working else meaning.moved_by_alone or meaning.moved_by
@@ -116,7 +122,7 @@ def explain(
     next_try_at = entry.next_retry_at if state is State.PENDING else None
     if rest and state is State.PENDING and held.allowed:
         is_so, moved_by = f"waits, for {rest}", "time; entries of other hosts go on"
-        next_try_at = max(rests_until, next_try_at or 0.0)
+        next_try_at = None if rests_until is None else max(rests_until, next_try_at or 0.0)
     return Explanation(
         id=entry.id,
         state=state,

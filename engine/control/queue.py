@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.net.host import Limit
+
 # Places that are void stay in the heaps until they come up (`heapq` cannot remove); beyond this many pushes for each
 # that waits, the heaps are made anew.
 _PUSHES_PER_PLACE = 6
@@ -73,10 +75,13 @@ class _Lane(msgspec.Struct, eq=False):
 
 
 class _Host(msgspec.Struct, eq=False):
-    """``told``: the key under which it stands in the line."""
+    """``told``: the key under which it stands in the line. ``trial``: the entry that tries whether it answers again,
+    alone until a time."""
 
     name: str
     running: int = 0
+    trial: str = ""
+    trial_until: float = -math.inf
     lanes: dict[tuple[int, str, int], _Lane] = msgspec.field(default_factory=dict)
     best: list[_LaneKey] = msgspec.field(default_factory=list)
     told: _HostKey | None = None
@@ -85,13 +90,6 @@ class _Host(msgspec.Struct, eq=False):
 class _Group(msgspec.Struct, eq=False):
     running: int = 0
     lanes: dict[_Lane, None] = msgspec.field(default_factory=dict)
-
-
-class _Limit(NamedTuple):
-    """What a host's own trouble allows beside what is configured: so many entries, and none before ``until``."""
-
-    most: float
-    until: float | None
 
 
 class WaitingQueue:
@@ -108,7 +106,7 @@ class WaitingQueue:
         self._hosts: dict[str, _Host] = {}
         self._groups: dict[str, _Group] = {}
         self._line: list[_HostKey] = []
-        self._limits: dict[str, _Limit] = {}
+        self._limits: dict[str, Limit] = {}
         self._resting: list[tuple[float, str]] = []
         self._held_back: frozenset[int] = frozenset()
 
@@ -157,16 +155,20 @@ class WaitingQueue:
         self._running[entry_id] = place._replace(rank=-priority)
         return True
 
-    def restrict(self, host: str, most: int | None, until: float | None = None) -> None:
+    def restrict(self, host: str, most: int | None, until: float | None = None, trial_s: float | None = None) -> None:
         """Let no more than ``most`` entries of the host have their turn at once (None: as many as configured), and no
-        other one begin before the time ``until``."""
-        if most is None and until is None:
-            self._limits.pop(host, None)
-        else:
-            self._limits[host] = _Limit(math.inf if most is None else most, until)
-            if until is not None:
-                heapq.heappush(self._resting, (until, host))
-        self._look_if_known(host)
+        other one begin before the time ``until``. ``trial_s``: then one begins, whoever runs, and the next when that
+        one has ended, or after so many seconds."""
+        known = self._hosts.get(host)
+        self._limits[host] = limit = Limit(most, until, trial_s)
+        if limit == Limit():
+            del self._limits[host]
+        if until is not None:
+            heapq.heappush(self._resting, (until, host))
+        if known is not None:
+            if until is not None or (trial_s is None and most != 0):  # it is known how the trial ended
+                known.trial = ""
+            self._look_at_host(known)
 
     def take(self, now: float) -> str | None:
         """The entry whose turn it is; it waits no more, and has its turn until it is :meth:`done`, or :meth:`put_back`.
@@ -183,6 +185,7 @@ class WaitingQueue:
             place = heapq.heappop(lane.places)
             del self._waiting[place.entry_id]
             self._running[place.entry_id] = place
+            self._note_trial(host, place.entry_id, now)
             self._count(place, +1)
             self._look(lane)
             return place.entry_id
@@ -228,9 +231,9 @@ class WaitingQueue:
         place = self._waiting.get(entry_id)
         if place is None or (place.not_before is not None and place.not_before > now):
             return None
-        if place.kind in self._held_back or self._most(place.host) == 0:
-            return None
         host = self._hosts.get(place.host)
+        if place.kind in self._held_back or self._closed(place.host, host):
+            return None
         full = bool(place.host) and host is not None and host.running >= self._per_host
         running = [found for found in map(self._running.get, among) if found is not None]
         lower = [each for each in running if each.rank > place.rank and (not full or each.host == place.host)]
@@ -258,21 +261,31 @@ class WaitingQueue:
                 self._stand(place)
         while self._resting and self._resting[0][0] <= now:
             until, name = heapq.heappop(self._resting)
-            limit = self._limits.get(name)
+            limit, host = self._limits.get(name), self._hosts.get(name)
             if limit is not None and limit.until == until:
                 self._limits[name] = limit._replace(until=None)
-                self._look_if_known(name)
+            if host is not None:
+                host.trial = "" if host.trial_until <= now else host.trial
+                self._look_at_host(host)
 
-    def _look_if_known(self, name: str) -> None:
-        host = self._hosts.get(name)
-        if host is not None:
-            self._look_at_host(host)
+    def _note_trial(self, host: _Host, entry_id: str, now: float) -> None:
+        limit = self._limits.get(host.name)
+        if limit is not None and limit.trial_s is not None:
+            host.trial, host.trial_until = entry_id, now + limit.trial_s
+            heapq.heappush(self._resting, (host.trial_until, host.name))
 
-    def _most(self, name: str) -> float:
+    def _closed(self, name: str, host: _Host | None) -> bool:
+        """Whether its trouble lets nobody begin, however few run."""
         limit = self._limits.get(name)
         if limit is None:
-            return self._per_host
-        return 0 if limit.until is not None else min(self._per_host, limit.most)
+            return False
+        tried = limit.trial_s is not None and host is not None and host.trial
+        return limit.until is not None or limit.most == 0 or bool(tried)
+
+    def _full(self, host: _Host) -> bool:
+        limit = self._limits.get(host.name)
+        most = self._per_host if limit is None or limit.most is None else min(self._per_host, limit.most)
+        return host.running >= most or self._closed(host.name, host)
 
     def _push(self, place: _Place) -> None:
         self._pushes += 1
@@ -304,6 +317,8 @@ class WaitingQueue:
         """One entry more, or less, of this host and group has its turn."""
         host = self._hosts.setdefault(place.host, _Host(place.host))
         host.running += change if place.host else 0
+        if change < 0 and host.trial == place.entry_id:
+            host.trial = ""
         if place.group:
             group = self._groups.setdefault(place.group, _Group())
             group.running += change
@@ -355,7 +370,7 @@ class WaitingQueue:
 
     def _key_of(self, host: _Host) -> _HostKey | None:
         """Where the host belongs in the line; None when it has nobody ready, or may have no more at once."""
-        if host.running >= self._most(host.name):
+        if self._full(host):
             return None
         while host.best:
             rank, group_running, sequence, group, kind = key = host.best[0]

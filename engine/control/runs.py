@@ -81,20 +81,21 @@ class Runs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._attempts.report)
             nursery.start_soon(self._reconcile_regularly)
-            looked_at = -math.inf
+            looked_at, hosts = -math.inf, self._services.client.hosts
             while True:
                 at = self._queue.next_at(looked_at)  # not now: what became due since was not given its turn
-                with trio.move_on_at(math.inf if at is None else at):
+                with trio.move_on_at(min(math.inf if at is None else at, hosts.eases_at())):
                     await self._delays.wait()
                     self._delays = trio.Event()
                 looked_at = trio.current_time()
+                hosts.ease()
                 self._fill()
 
     def _host_changed(self, name: str) -> None:
         """A host wants to be left alone, or takes fewer entries at once, or has recovered: others go on meanwhile."""
         hosts = self._services.client.hosts
         place = f"[{name}]" if ":" in name else name  # as URLs have it
-        self._queue.restrict(place, hosts.entries_max(name), hosts.rests_until(name))
+        self._queue.restrict(place, *hosts.limit(name))
         self._delays.set()
 
     def stats(self, entry_id: str) -> RunStats:

@@ -149,7 +149,8 @@ class Exchange:
     """One answer: its head, then its body through :meth:`fill`. ``url`` is where it came from in the end;
     ``permanent_url`` the last URL reached by permanent redirects only, or None; ``sent_fields`` are the caller's that
     were still sent there, ``named`` as for :meth:`Client.open`. ``digest`` checks the body as it is
-    filled. Release it, or close it, exactly when done; both may be called again, and at any time."""
+    filled; ``broken``: it was lost on its way, or makes no sense. Release it, or close it, exactly when done; both may
+    be called again, and at any time."""
 
     def __init__(
         self,
@@ -166,6 +167,7 @@ class Exchange:
         self.sent_fields: tuple[tuple[str, str], ...] = ()
         self.named = True
         self.digest: BodyDigest | None = None
+        self.broken = False
         self._connection = connection
         self._body = body
         self._done: Callable[[Connection, bool], None] | None = done
@@ -217,8 +219,15 @@ class Exchange:
         Raises ConnectionLost (ended early), Stalled, ProtocolViolation, CorruptBody. After an error or a cancellation
         what is in the buffer is lost, and the exchange can only be released."""
         await trio.lowlevel.checkpoint_if_cancelled()  # bytes that need no waiting must not hide a cancellation
-        if self.digest is not None:
-            return await self._fill_checked(view, self.digest)
+        try:
+            if self.digest is not None:
+                return await self._fill_checked(view, self.digest)
+            return await self._fill_plain(view)
+        except (ConnectionLost, ProtocolViolation):
+            self.broken = True
+            raise
+
+    async def _fill_plain(self, view: memoryview) -> int:
         if self._expected is None:
             return await self._body.fill(view)
         left = self._expected - self.received
@@ -233,7 +242,7 @@ class Exchange:
 
     async def _fill_checked(self, view: memoryview, digest: BodyDigest) -> int:
         self.digest = None
-        got = await self.fill(view)
+        got = await self._fill_plain(view)
         self.digest = digest
         with view[:got] as part:
             await digest.update(part)

@@ -2,15 +2,14 @@
 and how many connections it is worth.
 
 A host rests while its Retry-After runs, and while its breaker is open because it failed several times in a row without
-an answer between; behind that one request goes ahead, and its answer decides for the others. Nothing is kept of a host
-that was never in trouble and has nobody fetching from it.
+an answer between, or lost the bodies of several entries; behind that one request goes ahead, and its answer (then: its
+body) decides for the others. Nothing is kept of a host that was never in trouble and has nobody fetching from it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import trio
 
@@ -29,171 +28,30 @@ from engine.errors import (
     TlsError,
     TooManyFiles,
 )
+from engine.errors.transfer import RETRYABLE_STATUSES
 from engine.model.retry import Loss, policy_of
-from engine.net.growth import Growth, Sample
-from engine.net.tcp import TcpFacts
+from engine.net.host import Host, Limit
 
 # What speaks against the host, and neither against the network nor against this machine.
 _HOST_FAILURES = (ConnectRefused, ConnectTimeout, ConnectionLost, DnsError, ProtocolViolation, Stalled, TlsError)
 REFUSALS = frozenset({429, 503})
+# Of a whole host in trouble, rather than of one file.
+_FAILING = RETRYABLE_STATUSES | REFUSALS
 
-# Refusals, and losses, within this time are one: several connections learn of it at once.
-BURST_S = 2.0
-LOSSES_PER_BURST = 3
-# A line on which this share of segments comes out of order loses some: each connection alone is slow then.
-LOSSY_SHARE = 0.005
-LOSSY_SEGMENTS_MIN = 200
 # One host may fall silent alone; two that have nothing to do with each other seldom do.
 SILENT_HOSTS_MIN = 2
 # Beyond this many hosts, those that nobody uses and that do not rest are forgotten.
 HOSTS_KEPT = 1024
 
 
-class Crew(Protocol):
-    """Who fetches from a host over several connections."""
-
-    @property
-    def received(self) -> int:
-        """Body bytes so far; never fewer than before."""
-
-    @property
-    def flowing(self) -> int:
-        """Connections on which bytes come."""
-
-    @property
-    def wanted(self) -> int:
-        """How many connections it could use."""
-
-    @property
-    def held_up(self) -> bool:
-        """Whether something else than the line holds it up: the disk, a cap."""
-
-    def tcp_facts(self) -> TcpFacts | None:
-        """Of its connections together; None while none receives."""
-
-
-class Host:
-    """One host. ``cap``: how many entries may run since it refused some; None for any number."""
-
-    def __init__(self, name: str, config: Config) -> None:
-        self.name = name
-        self.growth = Growth(config)
-        self.gate_until = self.open_until = -math.inf
-        self.failures = self.opens = 0
-        self.probing = False
-        self.cap: int | None = None
-        self._cap_at = self._halved_at = -math.inf
-        self._losses: list[float] = []
-        self._crews: dict[Crew, None] = {}
-        self._departed = 0
-        self._lossy = False
-        self._config = config
-
-    @property
-    def rests_until(self) -> float:
-        """By trio's clock; in the past when it does not rest."""
-        return max(self.gate_until, self.open_until)
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether its breaker is not closed: what it answers next decides."""
-        return self.opens > 0
-
-    @property
-    def entries_max(self) -> int | None:
-        """How many entries may begin; None for any number."""
-        return 1 if self.doubtful else self.cap
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing to remember."""
-        return not (self._crews or self.failures or self.doubtful or self.cap is not None)
-
-    def join(self, crew: Crew) -> None:
-        """A crew begins: it gets a share from now on, one connection at least."""
-        self._crews[crew] = None
-        self.growth.at_least(len(self._crews))
-
-    def leave(self, crew: Crew) -> None:
-        """It ended."""
-        self._crews.pop(crew, None)
-        self._departed += crew.received
-
-    def share(self, crew: Crew) -> int:
-        """How many connections the crew may have: a fair part, what others cannot use included."""
-        if self.growth.level <= len(self._crews):
-            return 1
-        left, wanting = self.growth.level, dict(self._crews)
-        while wanting:
-            part = max(1, left // len(wanting))
-            modest = [other for other in wanting if other.wanted <= part]
-            if crew in modest or not modest:
-                extra = left - part * len(wanting)
-                return min(crew.wanted, part + (list(wanting).index(crew) < extra))
-            for other in modest:
-                del wanting[other]
-                left -= max(1, other.wanted)
-        return 1
-
-    @property
-    def crews(self) -> int:
-        """How many crews there are."""
-        return len(self._crews)
-
-    def look(self, now: float, crew: Crew) -> None:
-        """Measure, and decide how many connections it is worth; the first crew does it for all."""
-        if next(iter(self._crews), None) is not crew:
-            return
-        crews = list(self._crews)
-        facts = next((told for crew in crews if (told := crew.tcp_facts()) is not None), None)
-        if facts is not None and facts.segments >= LOSSY_SEGMENTS_MIN:
-            self._lossy = facts.loss_share >= LOSSY_SHARE
-        if self._lossy:
-            self.growth.ceiling = max(self.growth.ceiling, self._config.connections_per_entry_max)
-        self.growth.observe(
-            Sample(
-                now=now,
-                received=self._departed + sum(crew.received for crew in crews),
-                flowing=sum(crew.flowing for crew in crews),
-                round_trip_s=0.0 if facts is None else facts.round_trip_s,
-                lossy=self._lossy,
-                may_grow=not any(crew.held_up for crew in crews)
-                and sum(crew.wanted for crew in crews) > self.growth.level,
-            )
-        )
-
-    def halve(self, now: float, in_use: int) -> bool:
-        """It refused, or broke connections in a row, while ``in_use`` were in use; False when that is known already."""
-        if now - self._halved_at < BURST_S:
-            return False
-        self._halved_at = self._cap_at = now
-        self.growth.level = max(1, in_use)
-        self.growth.refuse(now)
-        self.cap = max(1, min(in_use, self.cap or in_use) // 2)
-        return True
-
-    def lost(self, now: float) -> bool:
-        """A connection broke in the middle of a body; True when that makes a burst."""
-        self._losses = [at for at in self._losses if now - at < BURST_S]
-        self._losses.append(now)
-        return len(self._losses) >= LOSSES_PER_BURST
-
-    def ease(self, now: float) -> bool:
-        """It answers: after a while without a refusal one entry more may run at once; True when that changed."""
-        if self.cap is None or now - self._cap_at < self._config.growth_hold_s:
-            return False
-        self._cap_at = now
-        self.cap = None if self.cap >= self._config.entries_at_once else self.cap + 1
-        return True
-
-
 class Hosts:
-    """All hosts. ``changed`` is called with a host's name when :meth:`rests_until` or :meth:`entries_max` did."""
+    """All hosts. ``changed`` is called with a host's name when its :meth:`limit` did."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._hosts: dict[str, Host] = {}
         self._silent: set[str] = set()
+        self._capped: dict[str, Host] = {}
         self.changed: Callable[[str], None] = lambda _: None
 
     def host(self, name: str) -> Host:
@@ -210,19 +68,36 @@ class Hosts:
         host = self._hosts.get(name)
         return None if host is None or host.rests_until <= trio.current_time() else host.rests_until
 
-    def entries_max(self, name: str) -> int | None:
-        """How many entries of the host may run at once; None for any number."""
+    def limit(self, name: str) -> Limit:
+        """What entries of the host may do now."""
         host = self._hosts.get(name)
-        return None if host is None else host.entries_max
+        return Limit() if host is None else host.limit._replace(until=self.rests_until(name))
+
+    def eases_at(self) -> float:
+        """When :meth:`ease` is to be called; infinite for never."""
+        return min((host.eases_at for host in self._capped.values()), default=math.inf)
+
+    def ease(self) -> None:
+        """Time alone lets hosts that refused some take more entries again: who runs may ask them nothing for hours."""
+        now = trio.current_time()
+        for host in [host for host in self._capped.values() if host.eases_at <= now]:
+            before = host.limit
+            host.ease(now)
+            self._tell(host, before)
 
     def why_resting(self, name: str) -> tuple[str, float]:
-        """Why nothing is asked of the host, in words, and for how many seconds yet; ``("", 0.0)`` when it does not
-        rest."""
-        until = self.rests_until(name)
-        if until is None:
+        """Why nothing is asked of the host, or only by a few, in words, and for how many seconds yet if it rests;
+        ``("", 0.0)`` when there is nothing to say."""
+        host, now = self._hosts.get(name), trio.current_time()
+        if host is None:
             return "", 0.0
-        left = until - trio.current_time()
-        return _words(self._hosts[name], left), left
+        if host.rests_until > now:
+            return _words(host, host.rests_until - now), host.rests_until - now
+        if host.doubtful:
+            return f"whether {name} answers again is tried by one of its entries", 0.0
+        if host.cap is not None:
+            return f"{name} refused some: {host.cap} of its entries may run at once, more with time", 0.0
+        return "", 0.0
 
     async def enter(self, name: str) -> None:
         """Before a request. Waits for a host that rests only for a moment; raises HostResting for a longer rest, or
@@ -230,12 +105,13 @@ class Hosts:
         while (host := self._hosts.get(name)) is not None:
             left = host.rests_until - trio.current_time()
             if left <= 0 and not (host.doubtful and host.probing):
-                host.probing = host.doubtful
+                before, host.probing = host.limit, host.doubtful
+                self._tell(host, before)
                 return
             if left > self._config.host_rest_wait_s:
                 raise HostResting(_words(host, left), retry_after_s=left)
             if left <= 0:
-                raise HostResting(f"whether {name} answers again is being tried", retry_after_s=self._open_s(host))
+                raise HostResting(f"whether {name} answers again is being tried", retry_after_s=host.open_s)
             await trio.sleep(left)
 
     def answered(self, name: str, status: int, retry_after_s: float | None, in_use: Callable[[str], int]) -> None:
@@ -243,24 +119,38 @@ class Hosts:
         if self._silent:
             self._silent.clear()
         host = self._hosts.get(name)
-        if host is None and status < 500 and status not in REFUSALS:
+        failing = status >= 500 or status in _FAILING
+        if host is None and not failing:
             return
         host, now = host or self.host(name), trio.current_time()
-        before = host.rests_until, host.entries_max
+        before = host.limit
         host.probing = False
-        if status in REFUSALS or status >= 500:
+        if failing:
             if status in REFUSALS:
                 host.halve(now, in_use(name))
             if retry_after_s is not None:
                 asked = min(max(retry_after_s, 0.0), self._config.retry_after_s_max)
                 host.gate_until = max(host.gate_until, now + asked)
-            elif status != 429:
-                self._fail(host, now)
+            host.fail(now)  # also behind a Retry-After: one of no time, or of too little, must not be the only bound
         else:
-            host.failures = host.opens = 0
-            host.open_until = -math.inf
+            host.answer(now, body=status < 400)
             host.ease(now)
         self._tell(host, before)
+
+    def body_failed(self, name: str, entry_id: str) -> None:
+        """An entry lost a body with nothing gained: its head was no answer worth the name."""
+        host = self.host(name)
+        before = host.limit
+        host.fail_body(trio.current_time(), entry_id)
+        self._tell(host, before)
+
+    def body_came(self, name: str) -> None:
+        """An entry gained something."""
+        host = self._hosts.get(name)
+        if host is not None and host.barren:
+            before = host.limit
+            host.gain()
+            self._tell(host, before)
 
     def failed(self, name: str, error: BaseException, in_use: Callable[[str], int]) -> None:
         """A request ended before its answer: what speaks against the host counts. Where this side ran out of something
@@ -271,18 +161,18 @@ class Hosts:
         if host is None and not (counts or too_many):
             return
         host = host or self.host(name)
-        before = host.rests_until, host.entries_max
+        before = host.limit
         host.probing = False
         if too_many:
             host.halve(trio.current_time(), in_use(name) + 1)
         if counts and not self._is_the_network(name, error):
-            self._fail(host, trio.current_time())
+            host.fail(trio.current_time())
         self._tell(host, before)
 
     def lost(self, name: str, in_use: int) -> None:
         """A connection broke in the middle of a body; several in a row are a refusal."""
         host, now = self.host(name), trio.current_time()
-        before = host.rests_until, host.entries_max
+        before = host.limit
         if host.lost(now):
             host.halve(now, in_use)
         self._tell(host, before)
@@ -290,9 +180,8 @@ class Hosts:
     def forgive(self) -> None:
         """The network is another: what failed over the old one proves nothing. What a host asked for stays."""
         for host in list(self._hosts.values()):
-            before = host.rests_until, host.entries_max
-            host.failures = host.opens = 0
-            host.open_until, host.probing = -math.inf, False
+            before = host.limit
+            host.forgive()
             self._tell(host, before)
 
     def excuse(self, name: str) -> None:
@@ -300,8 +189,8 @@ class Hosts:
         host = self._hosts.get(name)
         if host is None or host.rests_until <= trio.current_time():
             return
-        before = host.rests_until, host.entries_max
-        host.gate_until = host.open_until = -math.inf
+        before = host.limit
+        host.gate_until = host.open_until = host.tried_until = -math.inf
         host.opens = max(1, host.opens)
         self._tell(host, before)
 
@@ -315,19 +204,12 @@ class Hosts:
         self.forgive()
         return True
 
-    def _fail(self, host: Host, now: float) -> None:
-        host.failures += 1
-        if host.doubtful or host.failures >= self._config.breaker_failures:
-            if host.open_until > now:
-                return  # it was asked before the breaker opened
-            host.opens += 1
-            host.open_until = now + self._open_s(host)
-
-    def _open_s(self, host: Host) -> float:
-        return min(self._config.breaker_open_s * 2.0 ** min(32, host.opens - 1), self._config.breaker_open_max_s)
-
-    def _tell(self, host: Host, before: tuple[float, int | None]) -> None:
-        if (host.rests_until, host.entries_max) != before:
+    def _tell(self, host: Host, before: Limit) -> None:
+        if host.cap is None:
+            self._capped.pop(host.name, None)
+        else:
+            self._capped[host.name] = host
+        if host.limit != before:
             self.changed(host.name)
 
     def _forget(self, now: float) -> None:
@@ -336,6 +218,10 @@ class Hosts:
 
 
 def _words(host: Host, left: float) -> str:
+    if host.tried_until >= host.rests_until:
+        return f"whether {host.name} sends whole bodies again is being tried"
     if host.gate_until >= host.open_until:
         return f"{host.name} asked to be left alone for another {left:.0f} s"
+    if host.loses_bodies:
+        return f"{host.name} broke its answers off for {len(host.barren)} entries in a row; it is tried in {left:.0f} s"
     return f"{host.name} failed {host.failures} times in a row; it is tried again in {left:.0f} s"

@@ -15,7 +15,7 @@ import trio
 from engine.config import Config
 from engine.errors import HostResting, TransferError
 from engine.model.chunks import ChunkGrid
-from engine.net.hosts import Host
+from engine.net.host import Host
 from engine.net.pacing import Pace
 from engine.net.tcp import TcpFacts
 from engine.transfer.fetcher import Fetcher, Opened

@@ -84,6 +84,7 @@ class Source(msgspec.Struct, eq=False):
         """Give the exchange back, to the pool if it ended well."""
         self._open.discard(exchange)
         self.bytes_received += exchange.received
+        self.where.note_end(exchange, self.url.origin.host)
         exchange.release()
 
     @property

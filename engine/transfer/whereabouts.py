@@ -204,6 +204,16 @@ class Whereabouts:
             memory.redirects = True
         return exchange
 
+    def note_end(self, exchange: Exchange, host: str) -> None:
+        """How the body of an exchange with the source at ``host`` went, for all entries of that: what came with its
+        head counts there already, but a server may answer well and then break every body off."""
+        enough = exchange.received >= self._config.chunk_bytes
+        if exchange.broken:
+            if not enough:
+                self._client.hosts.body_failed(host, self._entry.id)
+        elif exchange.received and (enough or not exchange.body_left):
+            self._client.hosts.body_came(host)
+
     async def _exchange(self, place: Place, asked: Range) -> Exchange:
         if_range = None
         if asked is not None:
