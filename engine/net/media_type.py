@@ -55,9 +55,11 @@ def is_media_range(text: str) -> bool:
 def check_media_type(head: Head, asked: Url, answered: Url, wanted: Wanted) -> None:
     """Raise CaptivePortal or WrongType when ``head`` brings a page, or another type than was wanted.
 
-    A URL that promises no media, for a caller who named no type, may be a page.
+    A URL that promises no media, for a caller who named no type, may be a page. A 511 that only the host itself can
+    have sent is a status like any other, and :func:`engine.net.response.judge` tells it.
     """
-    if head.status == LOGIN_REQUIRED:
+    proved = asked.scheme == "https" or (answered.scheme == "https" and answered.host == asked.host)
+    if head.status == LOGIN_REQUIRED and not proved:
         raise CaptivePortal("the network wants a login before it lets anything through", status=head.status)
     if head.status not in (200, 206):
         return

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
+import trustme
 
 from engine import DownloadRequest, InvalidRequest, Reason, State, StateChanged, open_engine
 from engine.net.addresses import AddressPolicy
@@ -13,6 +15,7 @@ from engine.net.trust import Trust
 from tests.support.library import BIG_CHUNK, SMALL, claims, files_under, payload_of, small
 from tests.support.origin import Asked, Reply, Script, serve
 from tests.support.run import assert_complete, assert_failed, assert_nothing_published, run
+from tests.support.tls import server_side
 
 FILM = payload_of(30 * BIG_CHUNK + 11, seed=61)
 PAGE = b"<html><title>Log in</title></html>"
@@ -156,3 +159,14 @@ async def test_s42_a_page_in_the_middle_is_not_another_version(library: Path) ->
     assert_complete(again, FILM)
     assert again.stats.bytes_resumed == held
     assert claims(library)[0].part.generation == 1
+
+
+async def test_n15_511_over_https_is_the_servers_own(library: Path, authority: trustme.CA, cafile: str) -> None:
+    """Found: it counted as the network's, so that it was asked again without an end; no network can answer there."""
+    tls = server_side(authority, "localhost")
+    async with serve(FILM, always(PORTALS["511"]), tls=tls, host="localhost") as origin:
+        config = small(backoff_max_s=0.01, breaker_failures=1000)
+        with trio.fail_after(20):
+            outcome = await run(library, request(origin.url("film.mp4")), config=config, cafile=cafile)
+    assert_failed(outcome, "http_5xx", 511)
+    assert outcome.entry.attempt_count == len(origin.asked) == 1
