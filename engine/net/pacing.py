@@ -7,7 +7,8 @@ share fairly whatever number they are. A cap counts what comes over the line, so
 
 from __future__ import annotations
 
-from weakref import WeakValueDictionary
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -75,7 +76,7 @@ class Pacing:
         """``rate``: bytes a second; 0 for no cap."""
         self._bucket = Bucket(checked_rate(rate))
         self._turn = trio.Lock()
-        self._paces: WeakValueDictionary[str, Pace] = WeakValueDictionary()
+        self._paces: dict[str, Pace] = {}
 
     @property
     def rate(self) -> float | None:
@@ -93,13 +94,19 @@ class Pacing:
         if pace is not None:
             pace.own.set_rate(bytes_s)
 
-    def of(self, entry_id: str, rate: int = 0) -> Pace:
-        """The pace of an entry, the same for all that fetch for it at the time; ``rate``: its own cap, when it begins.
-        It is gone with the last of them."""
-        pace = self._paces.get(entry_id)
-        if pace is None:
-            pace = self._paces[entry_id] = Pace(self, checked_rate(rate))
-        return pace
+    @contextmanager
+    def running(self, entry_id: str, rate: int = 0) -> Iterator[Pace]:
+        """The entry runs until the end of the block, with its own cap ``rate``. Its pace is a new one: what an earlier
+        attempt left behind may still hold that attempt's."""
+        pace = self._paces[entry_id] = Pace(self, checked_rate(rate))
+        try:
+            yield pace
+        finally:
+            del self._paces[entry_id]
+
+    def of(self, entry_id: str) -> Pace:
+        """The pace of an entry that runs, the same for all that fetch for it."""
+        return self._paces[entry_id]
 
     @property
     def entries(self) -> int:

@@ -94,7 +94,8 @@ class Transfer:
         EngineError) when this attempt cannot. ``cut_off`` is called when somebody ends it: its connections are closed
         then, what it received last is still to be committed."""
         try:
-            self.completed = await self._run_to_the_right_end()
+            with self._services.pacing.running(self._entry.id, self._entry.rate_limit_bytes_s):
+                self.completed = await self._run_to_the_right_end()
         except BaseException as end:
             if cut_off is not None and not isinstance(end, Exception):
                 await cut_off()

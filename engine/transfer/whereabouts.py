@@ -43,7 +43,7 @@ class Whereabouts:
         self._client = services.client
         self._config = services.config
         self._now = services.now
-        self._pace = services.pacing.of(entry.id, entry.rate_limit_bytes_s)
+        self._pacing = services.pacing
         # The host knows its own URL of the entry, not the mirrors of it.
         self._resolver = services.resolver if str(url) == entry.url else None
         self._entry = entry
@@ -222,15 +222,16 @@ class Whereabouts:
             if_range = None
         url, fields, named = place.url, place.fields, place.named
         home = (url.origin, *self._bound) if self._bound else None
-        await self._pace.begin()
+        pace = self._pacing.of(self._entry.id)
+        await pace.begin()
         exchange = await self._client.open(url, range=asked, fields=fields, if_range=if_range, home=home, named=named)
-        exchange.set_pace(self._pace)
+        exchange.set_pace(pace)
         if if_range is None or exchange.head.status != 200 or strong_etag(exchange.head.get("etag")) != if_range:
             return exchange
         exchange.release()  # it has what was asked for, and does not understand the question
         self._memories.no_if_range(place.url.origin)
         exchange = await self._client.open(url, range=asked, fields=fields, home=home, named=named)
-        exchange.set_pace(self._pace)
+        exchange.set_pace(pace)
         return exchange
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 import pytest
 import trio
@@ -44,9 +45,13 @@ def test_a_cap_holds_over_any_five_seconds_and_is_shared_fairly(entries: int, co
 
     async def script() -> None:
         pacing = Pacing(RATE)
+        with ExitStack() as running:
+            paces = [running.enter_context(pacing.running(str(entry))) for entry in range(entries)]
+            await receive_all(paces)
+
+    async def receive_all(paces: list[Pace]) -> None:
         async with trio.open_nursery() as nursery:
-            for entry in range(entries):
-                pace = pacing.of(str(entry))
+            for entry, pace in enumerate(paces):
                 for _ in range(connections * (1 + entry)):  # who has more connections gets no more
                     nursery.start_soon(meter.receive, str(entry), pace, 20.0)
 
@@ -63,9 +68,10 @@ def test_an_entrys_own_cap_leaves_the_rest_to_others() -> None:
 
     async def script() -> None:
         pacing = Pacing(RATE)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(meter.receive, "slow", pacing.of("slow", MIB), 20.0)
-            nursery.start_soon(meter.receive, "fast", pacing.of("fast"), 20.0)
+        with pacing.running("slow", MIB) as slow, pacing.running("fast") as fast:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(meter.receive, "slow", slow, 20.0)
+                nursery.start_soon(meter.receive, "fast", fast, 20.0)
 
     run(script)
     assert 0.93 * MIB <= meter.rate(1, 19, "slow") <= MIB
@@ -77,6 +83,10 @@ def test_who_waits_goes_on_by_a_new_rate_at_once() -> None:
 
     async def script() -> None:
         pacing = Pacing(1 * KIB)
+        with pacing.running("x"):
+            await change(pacing)
+
+    async def change(pacing: Pacing) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(meter.receive, "x", pacing.of("x"), 30.0)
             await trio.sleep(10)
@@ -94,7 +104,7 @@ def test_who_waits_goes_on_by_a_new_rate_at_once() -> None:
 def test_without_a_cap_nobody_waits() -> None:
     async def script() -> None:
         pacing = Pacing()
-        pace = pacing.of("x")
+        pace = Pace(pacing, None)
         assert not pace.limited
         assert (pace.rate, pace.connections_max, pace.buffer_bytes(0.05)) == (None, None, None)
         for _ in range(100):
@@ -112,7 +122,7 @@ def test_without_a_cap_nobody_waits() -> None:
 
 def test_what_came_unasked_is_owed_and_what_did_not_come_is_given_back() -> None:
     async def script() -> None:
-        pace = Pacing(MIB).of("x")
+        pace = Pace(Pacing(MIB), None)
         assert await pace.take(4 * KIB) == 4 * KIB
         pace.owe(-4 * KIB)
         await pace.take(1)
@@ -126,7 +136,7 @@ def test_what_came_unasked_is_owed_and_what_did_not_come_is_given_back() -> None
 
 def test_a_cancelled_wait_loses_nothing_and_blocks_nobody() -> None:
     async def script() -> None:
-        pace = Pacing(MIB).of("x")
+        pace = Pace(Pacing(MIB), None)
         pace.owe(MIB)
         with trio.move_on_after(0.1) as scope:
             await pace.take(MIB)
@@ -139,18 +149,41 @@ def test_a_cancelled_wait_loses_nothing_and_blocks_nobody() -> None:
 
 def test_little_is_buffered_under_a_cap_but_what_the_line_needs() -> None:
     pacing = Pacing(RATE)
-    paces = [pacing.of(str(number)) for number in range(2)]
-    paces[0].connections = 8
-    near, far = paces[0].buffer_bytes(0.001), paces[0].buffer_bytes(0.3)
-    assert near is not None
-    assert far is not None
-    assert near <= RATE / 2 / 8 * 0.1
-    assert far >= 0.9 * RATE / 2 / 8 * 0.3
-    assert (paces[1].buffer_bytes(1e9)) == BUFFER_BYTES_MAX
-    pacing.set_rate(300 * KIB)
-    assert paces[0].connections_max == 1
-    del paces[1]
-    assert pacing.entries == 1
+    with pacing.running("0") as many, pacing.running("1") as one:
+        many.connections = 8
+        near, far = many.buffer_bytes(0.001), many.buffer_bytes(0.3)
+        assert near is not None
+        assert far is not None
+        assert near <= RATE / 2 / 8 * 0.1
+        assert far >= 0.9 * RATE / 2 / 8 * 0.3
+        assert one.buffer_bytes(1e9) == BUFFER_BYTES_MAX
+        pacing.set_rate(300 * KIB)
+        assert many.connections_max == 1
+
+
+def test_what_is_left_of_an_earlier_run_neither_keeps_its_cap_nor_counts() -> None:
+    """Found: a pace lived as long as anything held it, and the cap that an entry was asked anew with was dropped."""
+    pacing = Pacing(RATE)
+    left = []
+    for rate in (5 * MIB, MIB, 0, 2 * MIB):
+        with pacing.running("x", rate) as pace:
+            assert pacing.of("x") is pace
+            assert pace.own.rate == (rate * BODY_SHARE or None)
+            assert pacing.entries == 1
+            pacing.set_entry_rate("x", 3 * MIB)
+            assert pace.own.rate == 3 * MIB * BODY_SHARE
+        left.append(pace)
+        assert pacing.entries == 0
+    assert len(set(left)) == 4
+
+
+def test_a_run_that_fails_has_ended() -> None:
+    pacing = Pacing()
+    with pytest.raises(InvalidRequest), pacing.running("x", 5):
+        pytest.fail("that is no rate")
+    with pytest.raises(ValueError, match="a bug"), pacing.running("x"):
+        raise ValueError("a bug")
+    assert pacing.entries == 0
 
 
 @pytest.mark.parametrize("rate", [-1, 1, 1023, 1 << 60, 1.5, True, "1M", None, float("nan")])

@@ -18,7 +18,7 @@ from engine.errors import RefreshFailed
 from engine.model.records import DownloadEntry
 from engine.model.resolve import Resolve, Resolved, Resolver
 from engine.net.head import scan_head
-from engine.net.pacing import Pacing
+from engine.net.pacing import Pace, Pacing
 from engine.net.url import Url, parse_url
 from engine.transfer.memories import ENTRIES_REMEMBERED_MAX, ORIGINS_REMEMBERED_MAX, Memories
 from engine.transfer.refresh import Place
@@ -53,8 +53,9 @@ class PaperClient:
 
 
 def services_of(client: PaperClient, resolver: Resolver | None = None, **config: Any) -> Services:
+    pacing = SimpleNamespace(of=lambda _: Pace(Pacing(0), None))
     made = SimpleNamespace(
-        client=client, config=Config(**config), now=lambda: NOW + trio.current_time(), pacing=Pacing(0),
+        client=client, config=Config(**config), now=lambda: NOW + trio.current_time(), pacing=pacing,
         resolver=resolver, memories=Memories(),
     )  # fmt: skip
     return cast(Services, made)

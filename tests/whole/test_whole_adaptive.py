@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -19,6 +21,7 @@ from engine.model.states import Reason, State
 from engine.net.client import Client
 from engine.net.dialer import Dialer, Route
 from engine.net.link import Link
+from engine.net.pacing import BODY_SHARE
 from engine.opening import open_engine
 from tests.support.library import SMALL, content, payload_of, small
 from tests.support.origin import Asked, Reply, serve
@@ -230,3 +233,26 @@ async def test_a_cap_is_set_lifted_and_kept_on_record(library: Path) -> None:
             engine.set_rate_limit(0)
         assert (await engine.get("b")).rate_limit_bytes_s == 8 * MIB
         assert content((await engine.offline_entry("a") or pytest.fail("no file")).path) == PAYLOAD
+
+
+async def test_asked_anew_with_another_cap_it_runs_under_that_one(library: Path) -> None:
+    """Found: the cap of before went on, while what was left of the earlier attempt was not collected yet. The last one
+    lifts it: under any other it would take minutes."""
+    gc.disable()  # what is left stays
+    try:
+        async with serve(PAYLOAD) as origin, open_engine(library, config=small()) as engine:
+            pacing = engine._services.pacing
+            asked = DownloadRequest(url=origin.url(), id="x", rate_limit_bytes_s=8 * KIB)
+            for rate in (8 * KIB, 4 * KIB, 16 * KIB):
+                before = len(origin.asked)
+                await engine.offline(msgspec.structs.replace(asked, rate_limit_bytes_s=rate))
+                with trio.fail_after(10):
+                    await origin.until_asked(before + 1)  # under its cap the one before asked once
+                assert pacing.of("x").own.rate == rate * BODY_SHARE
+                assert pacing.entries == 1
+            download = await engine.offline(msgspec.structs.replace(asked, rate_limit_bytes_s=0))
+            with trio.fail_after(30):
+                assert content((await download.wait()).path) == PAYLOAD
+            assert pacing.entries == 0
+    finally:
+        gc.enable()
