@@ -111,6 +111,7 @@ class Connection:
             head = reader.feed(view[:count])
             if head is not None:
                 return head, reader.leftover
+            await trio.lowlevel.checkpoint()  # records of a byte each are there without a wait
 
     def tcp_facts(self) -> TcpFacts | None:
         """What the kernel tells of its line."""

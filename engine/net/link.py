@@ -19,6 +19,9 @@ from engine.net.tcp import TcpFacts, bound_receive_buffer, tcp_facts
 if TYPE_CHECKING:  # that one opens its tunnels over links
     from engine.net.proxy import Proxy
 
+# Twice what fills a chunk buffer in whole records of 16 KiB. A record may hold a single byte and costs as much.
+RECORDS_AT_ONCE = 128
+
 # OpenSSL's words for what a server says that wants a certificate of this side; in TLS 1.3 behind the handshake.
 _CERTIFICATE_ALERTS = frozenset(
     {
@@ -101,14 +104,16 @@ class Link:
         return None
 
     def _receive_records(self, view: memoryview) -> int | None:
-        """As many TLS records as are there: each call gives one of at most 16 KiB, so they are asked for in one loop.
-        What breaks the line behind some bytes is told by the next call."""
+        """As many TLS records as are there, but RECORDS_AT_ONCE at most: each call gives one of at most 16 KiB, so they
+        are asked for in one loop. OpenSSL may hold more then, which no wait would tell of: only None says to wait. What
+        breaks the line behind some bytes is told by the next call."""
         if self._broken is not None:
             raise self._broken
         receive = self._sock.recv_into
         total, size, rest = 0, len(view), view[:0]
+        last = self.receive_calls + RECORDS_AT_ONCE
         try:
-            while total < size:
+            while total < size and self.receive_calls < last:
                 self.receive_calls += 1
                 rest = view[total:]
                 count = receive(rest)

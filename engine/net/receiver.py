@@ -15,6 +15,8 @@ from engine.net.pacing import Pace
 FAST_INTERVAL_S = 0.05
 LOW_WATER_BYTES_MIN = 8 * KIB
 WINDOW_BYTES = 64 * KIB
+# Receives of a turn, however little each brings: one over TLS may take a hundred records of a byte.
+RECEIVES_PER_TURN = 4
 # A line that slowed down under raised low water is looked at again after this long, so it is neither stalled nor stuck.
 PATIENCE_S = 1.0
 
@@ -52,11 +54,16 @@ class Receiver:
             got += count
             self.received += count
             self._waited_s = 0.0
-            self._turn_left -= count
-            if self._turn_left <= 0:
-                await trio.lowlevel.checkpoint()
-                self._turn_left = self._config.receive_turn_bytes
+            await self._took(count)
         return got
+
+    async def _took(self, count: int) -> None:
+        """So many bytes came at once; others get their turn when this one has had its own."""
+        turn = self._config.receive_turn_bytes
+        self._turn_left -= max(count, turn // RECEIVES_PER_TURN)
+        if self._turn_left <= 0:
+            await trio.lowlevel.checkpoint()
+            self._turn_left = turn
 
     async def _fill_paced(self, view: memoryview, body_left: int | None, pace: Pace) -> int:
         """The same under a cap: each receive waits for its turn, and takes no more than it was given."""
@@ -91,10 +98,7 @@ class Receiver:
         while (count := await self._receive_something(view)) is None:
             await self._wait(None)
             self._turn_left = self._config.receive_turn_bytes
-        self._turn_left -= count
-        if self._turn_left <= 0:
-            await trio.lowlevel.checkpoint()
-            self._turn_left = self._config.receive_turn_bytes
+        await self._took(count)
         return count
 
     async def _receive_something(self, view: memoryview) -> int | None:
