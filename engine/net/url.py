@@ -57,12 +57,14 @@ class Origin(msgspec.Struct, frozen=True):
 
 class Url(msgspec.Struct, frozen=True):
     """An absolute http or https URL. ``host`` is lower-case ASCII (IPv6 without brackets), ``target`` is path and query
-    as they go on the wire."""
+    as they go on the wire. ``secret``: nobody is shown more than its origin, for its path may be a key too; where it
+    redirects is as secret."""
 
     scheme: str
     host: str
     port: int
     target: str
+    secret: bool = False
 
     @property
     def origin(self) -> Origin:
@@ -81,7 +83,10 @@ class Url(msgspec.Struct, frozen=True):
         return unquote(path.rpartition("/")[2], errors="replace")
 
     def redacted(self) -> str:
-        """For people and logs: every query value is replaced, for signatures and tokens live there (M24)."""
+        """For people and logs: every query value is replaced, for signatures and tokens live there (M24); of a secret
+        one everything behind the origin."""
+        if self.secret:
+            return f"{self.origin}/…"
         path, mark, query = self.target.partition("?")
         if not mark:
             return str(self)
@@ -135,7 +140,7 @@ def resolve_location(base: Url, location: str) -> Url:
             raise InvalidRequest("only http:// and https:// are followed")
         if not text or text.startswith("///"):
             raise InvalidRequest("it names no place")
-        url = parse_url(urljoin(str(base), text))
+        url = msgspec.structs.replace(parse_url(urljoin(str(base), text)), secret=base.secret)
     except (ValueError, InvalidRequest) as error:
         raise BadRedirect(f"{base.redacted()} redirects to a Location that is refused: {error}") from None
     if base.scheme == "https" and url.scheme != "https":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import trio
+from msgspec.structs import replace
 
 from engine.config import Config
 from engine.errors import InvalidRequest, NeedsUrl, RefreshFailed
@@ -35,6 +36,10 @@ class Place(NamedTuple):
         """With what the URL itself says of its end."""
         return cls(url, fields, named, expires_at(url))
 
+    def asks_like(self, other: Place) -> bool:
+        """Whether requests to both are the same."""
+        return (str(self.url), self.fields) == (str(other.url), other.fields)
+
     def __repr__(self) -> str:
         return f"Place({self.url!r})"
 
@@ -43,7 +48,8 @@ async def ask_host(resolver: Resolver, entry: DownloadEntry, why: Resolve, own: 
     """A fresh place for the entry from the host's ``resolver``; ``own``: the entry's own URL and fields.
 
     Raises RefreshFailed when the resolver raises, takes longer than ``resolver_timeout_s`` or returns something
-    unusable, NeedsUrl when it has no URL. Its URLs and its exceptions' texts are in no message: they may be signed.
+    unusable, NeedsUrl when it has no URL. Its URLs and its exceptions' texts are in no message: they may be signed, in
+    their paths too. So of the place, and of those behind it, errors name the origin only.
     """
     log.info("entry %s: the host is asked for a fresh URL (%s)", entry.id, why.value)
     answer: object = None
@@ -63,7 +69,7 @@ def _checked(answer: object, own: Place) -> Place:
     if not isinstance(answer, Resolved):
         raise RefreshFailed(f"the host's resolver returned {type(answer).__name__}, not Resolved")
     try:
-        url = parse_url(answer.url)
+        url = replace(parse_url(answer.url), secret=True)
         fields = _fields(answer.headers)
     except (InvalidRequest, TypeError, ValueError) as error:
         raise RefreshFailed("the host's resolver returned a URL or headers that cannot be used") from error

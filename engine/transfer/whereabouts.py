@@ -170,7 +170,7 @@ class Whereabouts:
             memory.asked_at = trio.current_time()
             before = self._start
             memory.given = await ask_host(self._resolver, self._entry, why, self._own, self._config)
-            if memory.given[:2] == before[:2]:
+            if memory.given.asks_like(before):
                 return False
             memory.behind, memory.walks = None, False
             memory.version += 1

@@ -95,6 +95,20 @@ def test_m24_query_values_never_show() -> None:
     assert parse_url("https://a.example/p").redacted() == "https://a.example/p"
 
 
+def test_of_a_secret_url_and_those_behind_it_only_the_origin_shows() -> None:
+    secret = Url("https", "a.example", 444, "/KEY/p?sig=KEY", secret=True)
+    behind = resolve_location(secret, "//b.example/KEY/q")
+    shown = (secret.redacted(), repr(secret), behind.redacted(), repr(behind))
+    assert shown == (
+        "https://a.example:444/…", "Url('https://a.example:444/…')", "https://b.example/…", "Url('https://b.example/…')"
+    )  # fmt: skip
+    assert str(behind) == "https://b.example/KEY/q"
+    for location in ("http://b.example/KEY", "/KEY x", "///KEY", "ftp://KEY"):
+        with pytest.raises(BadRedirect) as caught:
+            resolve_location(secret, location)
+        assert "KEY" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("target", "name"),
     [("/", ""), ("/a/b.mp3", "b.mp3"), ("/a%20b?x=/c", "a b"), ("/a%2Fb", "a/b"), ("/%ff", "\ufffd"), ("/a/", "")],

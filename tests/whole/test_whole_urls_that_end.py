@@ -20,6 +20,7 @@ from engine import (
     State,
     open_engine,
 )
+from tests.net import script_server as raw
 from tests.support.library import BIG_CHUNK, SMALL, payload_of, small
 from tests.support.origin import Asked, End, Origin, Reply, serve
 from tests.support.run import assert_complete, assert_failed, assert_nothing_published, assert_waits_for_a_url, run
@@ -191,6 +192,49 @@ async def test_s36_the_host_is_asked_for_another_url(library: Path, caplog: pyte
     assert SECRET not in caplog.text
     assert SECRET.encode() not in stored(library)
     assert outcome.entry.url == origin.url("film?key=0")
+
+
+KEYED = f"/{SECRET}-abc/f.mp4?sig={SECRET}"
+GARBAGE = b"garbage\r\n\r\n"
+WRONG_DIGEST = f"Content-Digest: sha-256=:{'A' * 43}=:"
+# What the place that the host gave answers, what the place behind it does, and how that ends.
+FAULTY: dict[str, tuple[list[raw.Step], list[raw.Step], str]] = {
+    "garbage": ([GARBAGE], [], "protocol"),
+    "a line that breaks": ([raw.End.RESET], [], "connection_lost"),
+    "a page": ([raw.answer(b"<html>", "Content-Type: text/html")], [], "wrong_type"),
+    "a redirect to nowhere": ([raw.answer(status="302 Found")], [], "redirect"),
+    "a redirect that is refused": ([raw.answer(b"", "Location: ftp://a/", status="302 Found")], [], "redirect"),
+    "a loop": ([raw.answer(b"", f"Location: {KEYED}", status="302 Found")], [], "redirect"),
+    "garbage behind it": ([raw.answer(b"", f"Location: /{SECRET}", status="302 Found")], [GARBAGE], "protocol"),
+    "damage": (
+        [raw.answer(b"hello", "Content-Range: bytes 0-4/5", WRONG_DIGEST, status="206 Partial Content")],
+        [],
+        "corrupt_body",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+async def test_of_a_place_that_the_host_gave_errors_name_the_origin_only(
+    library: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Found: its path was in the error of each attempt on record, and paths are signed too."""
+    caplog.set_level(logging.DEBUG)
+    given, behind, code = FAULTY[name]
+
+    def script(asked: raw.Asked) -> list[raw.Step]:
+        if asked.target == "/film":
+            return [raw.answer(status="403 Forbidden")]
+        return given if asked.target == KEYED else behind
+
+    config = small(backoff_max_s=0.001, breaker_failures=1000, resolve_interval_s=0.001)
+    async with raw.serve(script) as server:
+        host = Host(lambda _: Resolved(server.base + KEYED))
+        outcome = await run(library, request(server.base + "/film"), config=config, resolver=host)
+    assert (outcome.code, outcome.entry.state) == (code, State.FAILED)
+    assert server.base in outcome.message
+    assert [SECRET in text for text in (outcome.message, caplog.text)] == [False, False]
+    assert SECRET.encode() not in stored(library)
 
 
 async def test_the_host_is_asked_ahead_of_an_end_that_is_known(library: Path) -> None:
