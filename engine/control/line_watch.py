@@ -14,7 +14,17 @@ import trio
 
 from engine.control.line_gate import LineGate
 from engine.control.runs import Runs
-from engine.errors import EngineClosed, EngineError, IllegalTransition, InvalidRequest, MeteredLine, UnknownEntry
+from engine.errors import (
+    BadRecord,
+    EngineClosed,
+    EngineError,
+    IllegalTransition,
+    InvalidRequest,
+    MeteredLine,
+    StorageError,
+    StoreError,
+    UnknownEntry,
+)
 from engine.model.events import LineChanged
 from engine.model.line_policy import LINE_REASONS, LinePolicy
 from engine.model.lines import Line, moved
@@ -109,6 +119,11 @@ class LineWatch:
 
     async def _apply(self) -> bool:
         """Make what runs and waits be as the verdicts are; False when something could not be recorded."""
+        try:
+            parked, running = self._parked_entries(), self._runs.all_running()
+        except (StoreError, StorageError) as error:
+            log.warning("a change of the line could not be compared with the records, and will be: %s", error)
+            return False
         rerouted, self._moved = self._moved, False
         results: list[bool] = []
 
@@ -116,10 +131,10 @@ class LineWatch:
             results.append(await self._do(verb, entry_id, reason))
 
         async with trio.open_nursery() as nursery:
-            for entry, reason in self._parked_entries():
+            for entry, reason in parked:
                 if self._gate.held(entry).allowed:
                     nursery.start_soon(do, self._resume, entry.id, reason)
-            for entry in self._runs.all_running():
+            for entry in running:
                 verdict = self._gate.held(entry)
                 if not verdict.allowed:
                     self._gate.parked[entry.id] = verdict.reason
@@ -145,15 +160,23 @@ class LineWatch:
         return True
 
     def _parked_entries(self) -> list[tuple[DownloadEntry, Reason]]:
-        """Those that the line paused and that still are; the others are nobody's business here any more."""
+        """Those that the line paused and that still are; the others are nobody's business here any more. Raises
+        StoreError, StorageError."""
         found = []
         for entry_id, reason in list(self._gate.parked.items()):
-            entry = self._services.store.get(entry_id)
+            entry = self._record(entry_id)
             if entry is not None and entry.state is State.PAUSED and entry.state_reason is reason:
                 found.append((entry, reason))
             elif not self._runs.active(entry_id):
                 del self._gate.parked[entry_id]
         return found
+
+    def _record(self, entry_id: str) -> DownloadEntry | None:
+        """None also for one whose record is damaged: nothing can lift its pause, and the others go on."""
+        try:
+            return self._services.store.get(entry_id)
+        except BadRecord:
+            return None
 
     async def _do(self, verb: Verb, entry_id: str, reason: Reason) -> bool:
         """False when it could not be recorded, and is to be done again."""

@@ -199,17 +199,19 @@ class Runs:
         self.hold_back()
 
     def all_running(self) -> list[DownloadEntry]:
-        """The records of what runs and is not being ended."""
-        running = [entry_id for entry_id, run in self._running.items() if not run.scope.cancel_called]
-        found = [entry for entry in map(self._services.store.get, running) if entry is not None]
-        for entry in found:
-            self._learn_size(entry)
+        """The records of what runs and is not being ended. Raises StoreError, StorageError when none can be read."""
+        found = []
+        for entry_id, run in self._running.items():
+            with suppress(BadRecord):  # the attempt itself deals with that
+                if not run.scope.cancel_called and (entry := self._services.store.get(entry_id)) is not None:
+                    self._learn_size(entry)
+                    found.append(entry)
         return found
 
     def _learn_size(self, entry: DownloadEntry) -> None:
         """Where the gate goes by it: from what is there of its file, until its record says so."""
         if self.gate.wants_size(entry):
-            with suppress(BadRecord):  # the attempt itself deals with that
+            with suppress(StoreError, StorageError):  # the attempt itself deals with that
                 lengths = [part.length for part in self._services.store.parts(entry.id)]
                 if lengths:
                     self.gate.learn(entry, sum(math.inf if length is None else length for length in lengths))
@@ -285,9 +287,8 @@ class Runs:
                 return
             try:
                 entry = self._services.store.get(entry_id)
-            except StoreError as error:
-                self._unrecorded[entry_id] = error
-                entry = None
+            except (StoreError, StorageError) as error:
+                entry, self._unrecorded[entry_id] = None, error
             if entry is None or entry.state is not State.PENDING:
                 self._queue.done(entry_id)
                 self._settle(entry_id)
@@ -386,7 +387,7 @@ class Runs:
             await trio.sleep(self._services.config.reconcile_interval_s)
             try:
                 await self.reconcile()
-            except (StoreError, StorageError) as error:
+            except EngineError as error:
                 log.warning("what runs could not be compared with the records, and will be later: %s", error)
 
     def _settle(self, entry_id: str) -> None:

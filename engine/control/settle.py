@@ -33,7 +33,7 @@ async def settle(services: Services) -> None:
     failed: FailedParts = set()
     while True:
         await trio.sleep(services.config.settle_interval_s)
-        with contextlib.suppress(StoreError):  # the store cannot be read now: the marks stay for later
+        with contextlib.suppress(StoreError, StorageError):  # the store cannot be read now: the marks stay for later
             for entry_id, part_index, boot_id in await services.work(services.store.unsynced):
                 if boot_id == services.boot_id:
                     await _settle_part(services, entry_id, part_index, failed)

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from engine.config import Config
 from engine.control.runs import Runs
-from engine.errors import EngineClosed, HttpStatus, InvalidRequest, StoreUnusable, UnknownEntry
+from engine.errors import (
+    EngineClosed,
+    EngineError,
+    HttpStatus,
+    InvalidRequest,
+    NoSpace,
+    StoreUnusable,
+    TooManyFiles,
+    UnknownEntry,
+)
 from engine.model.events import Recovered
 from engine.model.records import DownloadEntry
 from engine.model.states import Event, Reason, State
@@ -233,19 +242,24 @@ def test_reconcile_comes_by_itself_and_survives_a_store_that_does_not(monkeypatc
     Stage(Config()).act(monkeypatch, script)
 
 
-def test_what_cannot_be_read_at_its_turn_is_taken_up_later(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [StoreUnusable, NoSpace, TooManyFiles])
+def test_what_cannot_be_read_at_its_turn_is_taken_up_later(
+    monkeypatch: pytest.MonkeyPatch, error: type[EngineError]
+) -> None:
+    """Whatever the store that cannot be opened again raises: of ENOSPC and EMFILE it makes errors of storage."""
+
     async def script(stage: Stage) -> None:
         get, away = stage.records.get, True
 
         def shaky(entry_id: str) -> DownloadEntry | None:
             if away:
-                raise StoreUnusable("the disk is away")
+                raise error("the disk is away")
             return get(entry_id)
 
         monkeypatch.setattr(stage.records, "get", shaky)
         stage.start("a")
         await trio.sleep(1)
-        assert isinstance(stage.runs.unrecorded("a"), StoreUnusable)
+        assert isinstance(stage.runs.unrecorded("a"), error)
         away = False
         await trio.sleep(40)
         assert stage.state("a")[0] is State.COMPLETED
