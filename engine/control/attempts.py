@@ -15,6 +15,7 @@ from engine.control.moves import Moves
 from engine.control.queue import host_of
 from engine.control.reach import Reach
 from engine.errors import EngineError, Fault, InternalError, sole_error
+from engine.model.line_policy import LINE_REASONS
 from engine.model.records import Attempt, DownloadEntry, ErrorRecord
 from engine.model.retry import Tries, decide, history
 from engine.model.states import Event, Reason, State
@@ -133,6 +134,8 @@ class Attempts:
                         entry, delay_s = await self._after_error(entry, run, ended, error, transfer)
                     else:
                         entry = await self._cut_off(entry, run, ended)
+                    if entry.state is State.PAUSED and entry.state_reason in LINE_REASONS:
+                        self._gate.paused(entry)
         return entry, delay_s
 
     async def report(self) -> None:
@@ -158,7 +161,6 @@ class Attempts:
     ) -> tuple[DownloadEntry, float | None]:
         held = self._gate.held(entry)
         if not held.allowed and error.fault is Fault.NETWORK:  # what the line's end did proves nothing of the source
-            self._gate.parked[entry.id] = held.reason
             changes = {**self._record_of_end(entry, attempt), "last_error": attempt.error}
             return await self._moves.move(entry, Event.PAUSE, held.reason, error=attempt.error, **changes), None
         config, all_fail = self._services.config, self._reach.all_fail

@@ -17,7 +17,6 @@ import msgspec
 from engine.control.queue import host_of
 from engine.model.line_policy import ALLOWED, LinePolicy, Verdict, allowed, narrowed
 from engine.model.lines import UNKNOWN_LINE, Line
-from engine.model.states import Reason
 
 CLOCK_LOOK_S = 60.0  # how soon hours notice a wall clock that was set, or a night that the machine slept through
 _LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}", re.ASCII)
@@ -82,7 +81,8 @@ class LineGate:
         self._now = now
         self._clock = clock
         self._settle_s = settle_s
-        self.parked: dict[str, Reason] = {}  # entries that are PAUSED for the line, or about to be
+        self.parked: dict[str, None] = {}  # entries that are PAUSED for the line, or about to be
+        self.freed: Callable[[], None] = lambda: None  # whoever resumes them is told of one that need not wait
         self._sizes: dict[str, float] = {}  # of entries for which it matters, and that have no record of it yet
         self._kinds: dict[_Kind, int] = {}
         self._by_own: dict[tuple[LinePolicy, bool], int] = {}  # what needs no second look: a hundred thousand are asked
@@ -121,6 +121,13 @@ class LineGate:
         """Why the entry has to wait now; one that allows it when it need not."""
         state = self._states[self.kind_of(entry)]
         return state.verdict if state.settling is None else state.refusal
+
+    def paused(self, entry: Wanting) -> None:
+        """The entry's attempt ended in a pause for the line, which is on record since this moment. A line that came
+        back before that passed it by: then nothing else would look at it."""
+        self.parked[entry.id] = None
+        if self.held(entry).allowed:
+            self.freed()
 
     def needs_line(self, entry: Wanting) -> bool:
         """Whether any source of the entry is on another machine."""

@@ -51,6 +51,7 @@ class LineWatch:
         self._moved = False
         self._untaken = False
         self._changed = trio.Event()
+        gate.freed = self._look_again
         self._space = services.reservations.admission
         services.reservations.admission = self.admit
 
@@ -73,6 +74,9 @@ class LineWatch:
                 self._changed = trio.Event()
                 self._gate.look()
 
+    def _look_again(self) -> None:
+        self._changed.set()
+
     def take_up_parked(self) -> None:
         """An earlier engine paused entries for its line: they go on when this one's allows it."""
         self._untaken = True
@@ -92,7 +96,7 @@ class LineWatch:
         self._gate.learn(entry, math.inf if length is None else length)
         verdict = self._gate.held(entry)
         if not verdict.allowed:
-            self._gate.parked[entry.id] = verdict.reason
+            self._gate.parked[entry.id] = None
             size = "a length that nobody tells" if length is None else f"{length} bytes"
             raise MeteredLine(f"it has {size}, and waits {verdict.why}")
         if self._space is not None:
@@ -137,7 +141,7 @@ class LineWatch:
             for entry in running:
                 verdict = self._gate.held(entry)
                 if not verdict.allowed:
-                    self._gate.parked[entry.id] = verdict.reason
+                    self._gate.parked[entry.id] = None
                     nursery.start_soon(do, self._pause, entry.id, verdict.reason)
                 elif self._runs.interface(entry.id) != verdict.interface or (rerouted and self._gate.needs_line(entry)):
                     self._runs.reroute(entry.id)
@@ -152,7 +156,7 @@ class LineWatch:
         try:
             for reason in sorted(LINE_REASONS):
                 for held in await services.work(services.store.usage.parked, reason):
-                    self._gate.parked.setdefault(held.entry.id, reason)
+                    self._gate.parked[held.entry.id] = None
         except EngineError as error:
             log.warning("what the line paused earlier could not be read, and will be: %s", error)
             return False
@@ -160,13 +164,13 @@ class LineWatch:
         return True
 
     def _parked_entries(self) -> list[tuple[DownloadEntry, Reason]]:
-        """Those that the line paused and that still are; the others are nobody's business here any more. Raises
-        StoreError, StorageError."""
+        """Those that the line paused and that still are, by the reason on record: the line may have changed while it
+        was written. The others are nobody's business here any more. Raises StoreError, StorageError."""
         found = []
-        for entry_id, reason in list(self._gate.parked.items()):
+        for entry_id in list(self._gate.parked):
             entry = self._record(entry_id)
-            if entry is not None and entry.state is State.PAUSED and entry.state_reason is reason:
-                found.append((entry, reason))
+            if entry is not None and entry.state is State.PAUSED and entry.state_reason in LINE_REASONS:
+                found.append((entry, entry.state_reason))
             elif not self._runs.active(entry_id):
                 del self._gate.parked[entry_id]
         return found
