@@ -80,23 +80,6 @@ def check_free_space(files: FileSystem, folder_fd: int, length: int, config: Con
         raise NoSpace(f"{length} bytes (and {reserve} kept in reserve) do not fit: {free} bytes are free")
 
 
-def prepare_folder(files: FileSystem, folder: str, *, durable: bool, root: str = "") -> None:
-    """Make sure that the destination folder is there; new ones are made durable when asked. ``root``: the library's
-    own, which is not made again when it is gone (H14): TargetGone."""
-    try:
-        if root and os.path.commonpath((root, folder)) == root and files.stat_path(root) is None:
-            raise TargetGone(f"the root {root} is gone")
-        for changed in files.make_folders(folder):
-            if durable:
-                fd = files.open_folder(changed)
-                try:
-                    files.sync(fd)
-                finally:
-                    files.close(fd)
-    except OSError as error:
-        raise storage_error(error, f"folder {folder}") from error
-
-
 def create_part(
     files: FileSystem,
     folder: str,

@@ -12,7 +12,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from engine.files.names import part_name
-from engine.files.part_file import PartFile, create_part, prepare_folder
+from engine.files.part_file import PartFile, create_part
 from engine.files.reading import digests
 from engine.model.bitmap import Bitmap
 from engine.model.chunks import ChunkGrid, chunk_bytes_for
@@ -120,7 +120,7 @@ def _new_record(services: Services, entry: DownloadEntry, representation: Repres
 def _create(services: Services, entry: DownloadEntry, record: PartRecord, url: Url) -> tuple[PartRecord, PartFile]:
     """The empty file, and the record that knows it; a final name that is still to be claimed. Blocks."""
     folder, final_name = place(services, entry, record.representation, url, None)
-    prepare_folder(services.files, folder, durable=is_durable(entry), root=services.root)
+    services.folders.prepare(services.files, folder, root=services.root)
     length = record.length
     room = room_for(services, entry.id, record)
     file = create_part(

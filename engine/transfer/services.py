@@ -14,6 +14,7 @@ import trio
 from engine.config import Config
 from engine.errors import storage_error
 from engine.files.filesystem import FileSystem
+from engine.files.folders import Folders
 from engine.model.events import EngineEvent
 from engine.model.resolve import Resolver
 from engine.net.client import Client
@@ -36,9 +37,9 @@ _Result = TypeVar("_Result")
 @dataclass(frozen=True, slots=True)
 class Services:
     """``now`` is wall time for records; all waiting uses trio's clock. ``library`` is the folder for files without a
-    destination of their own. ``targets``: final paths of entries that run, and whose they are.
-    ``reservations``: the space that they were promised. ``memories``: where their sources were asked last;
-    ``scores``: how hosts did lately.
+    destination of their own. ``targets``: final paths of entries that run, and whose they are. ``folders``: makes those
+    that they go to. ``reservations``: the space that they were promised. ``memories``: where their sources were asked
+    last; ``scores``: how hosts did lately.
     ``resolver``: the host's own, for URLs that do not work any more. ``pacing``: the bandwidth caps."""
 
     config: Config
@@ -56,6 +57,7 @@ class Services:
     boot_id: str
     library: str
     targets: Targets = field(default_factory=Targets)
+    folders: Folders = field(default_factory=Folders)
     reservations: Reservations = field(default_factory=Reservations)
     memories: Memories = field(default_factory=Memories)
     scores: Scores = field(default_factory=Scores)

@@ -25,7 +25,6 @@ from engine.files.part_file import (
     cut_surplus,
     is_file,
     open_unfinished,
-    prepare_folder,
     remove_part,
     restore_size,
 )
@@ -122,7 +121,7 @@ async def allocate(
     durable = is_durable(entry)
     folder, final_name = await services.work(place, services, entry, representation, url, previous)
     final_name = claim(services, entry, folder, final_name)
-    await services.work(prepare_folder, services.files, folder, durable=durable, root=services.root)
+    await services.work(services.folders.prepare, services.files, folder, root=services.root)
     replaces, replaces_version = await services.work(_published_file, services.files, previous)
     generation = previous.generation + 1 if previous is not None else first_generation
     leftovers: tuple[str, ...] = ()

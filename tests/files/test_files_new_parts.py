@@ -12,9 +12,9 @@ import pytest
 from engine.config import MIB, Config
 from engine.errors import EngineError, NoSpace, TargetExists
 from engine.files.filesystem import FileSystem
+from engine.files.folders import Folders
 from engine.files.part_file import (
     create_part,
-    prepare_folder,
 )
 from tests.files.helpers import NAME, Failing, make, open_descriptors, plant
 from tests.support.mounts import TinyTmpfs
@@ -35,7 +35,7 @@ def test_a_new_part_ignores_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         make(tmp_path).close()
-        prepare_folder(FileSystem(), str(tmp_path / "a" / "b"), durable=True)
+        Folders().prepare(FileSystem(), str(tmp_path / "a" / "b"))
     finally:
         os.umask(before)
     assert os.stat(tmp_path / NAME).st_mode & 0o777 == 0o600

@@ -11,10 +11,10 @@ import pytest
 
 from engine.errors import PartLost, TargetExists, TargetGone
 from engine.files.filesystem import FileSystem
+from engine.files.folders import Folders
 from engine.files.part_file import (
     PartFile,
     open_unfinished,
-    prepare_folder,
     publish,
 )
 from tests.files.helpers import NAME, Failing, finalizing, make, plant, record_for
@@ -156,4 +156,4 @@ def test_a_folder_that_goes_away_while_its_part_is_open(tmp_path: Path) -> None:
         make(tmp_path / "plain")
     for path in (tmp_path / "plain", tmp_path / "plain" / "below"):
         with pytest.raises(TargetGone):
-            prepare_folder(FileSystem(), str(path), durable=True)
+            Folders().prepare(FileSystem(), str(path))

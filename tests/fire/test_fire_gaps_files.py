@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from engine.control.recovery import Recovery
 from engine.errors import InputOutput, PartLost, StorageError, TargetGone
 from engine.files.filesystem import FileSystem
+from engine.files.folders import Folders
 from engine.files.names import DEFAULT_NAME, HARMLESS_SUFFIX, NAME_BYTES_MAX, part_name, safe_name, tag_of_part
-from engine.files.part_file import cut_surplus, open_part, open_unfinished, prepare_folder, remove_part, restore_size
+from engine.files.part_file import cut_surplus, open_part, open_unfinished, remove_part, restore_size
 from engine.files.reading import digest_of_path, digests
 from engine.model.records import PartPhase
 from engine.model.states import Event, State
@@ -89,7 +90,7 @@ def test_a_path_gets_a_name_that_nobody_has(tmp_path: Path) -> None:
 def test_the_root_is_not_made_again(tmp_path: Path) -> None:
     root = tmp_path / "library"
     with pytest.raises(TargetGone):
-        prepare_folder(FILES, str(root / "files"), durable=True, root=str(root))
+        Folders().prepare(FILES, str(root / "files"), root=str(root))
 
     assert not root.exists()
 
