@@ -6,7 +6,7 @@ import os
 import re
 from typing import Final
 
-from engine.errors import StoreUnusable
+from engine.errors import InvalidRequest, StoreUnusable
 from engine.files.filesystem import FileSystem
 from engine.store.translate import translated
 
@@ -22,7 +22,8 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 def prepare_root(root: str, files: FileSystem) -> str:
     """The absolute path of ``root``, which exists from now on (mode 0700 where this made it).
 
-    Raises StoreUnusable when it cannot be made, is no folder, or lies on a refused file system.
+    Raises StoreUnusable when it cannot be made, is no folder, or lies on a refused file system, and InvalidRequest when
+    it is not UTF-8.
     """
     path = os.path.abspath(root)
     check_file_system(path, files)
@@ -33,7 +34,15 @@ def prepare_root(root: str, files: FileSystem) -> str:
 
 
 def check_file_system(path: str, files: FileSystem) -> None:
-    """Raise StoreUnusable when ``path`` lies, or would be made, on a file system that cannot carry the store."""
+    """Raise StoreUnusable when ``path`` lies, or would be made, on a file system that cannot carry the store, and
+    InvalidRequest when LMDB and the records cannot hold the path itself."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"the path of the root, {path!r}, is not UTF-8, and the store cannot hold it: rename the folder, or give "
+            "the path of a symbolic link to it that is"
+        ) from error
     with translated("read the table of mounts"):
         kind = mounted_kind(os.path.realpath(path), files.mount_table())
     if kind in REFUSED_FILE_SYSTEMS:

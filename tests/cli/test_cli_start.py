@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
+import os
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 import engine
 from engine.errors import StoreBusy
-from tests.cli.support import PACKAGE_PARENT, TIMEOUT_S, Said, WatchedOrigin, environment, hear_interrupts
+from tests.cli.support import PACKAGE_PARENT, TIMEOUT_S, Said, WatchedOrigin, command, environment, hear_interrupts
 
 # As pip's console script, and as `python -m engine`.
 STARTS = {
@@ -185,3 +186,20 @@ def test_a_real_interrupt_at_any_moment(root: Path, origin: WatchedOrigin) -> No
             (130, "offline-engine: interrupted\n"),
         } or "not all was checked" in said.err
         assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "a"], ["pause", "a"], ["get", "http://127.0.0.1:1/a"]])
+def test_a_root_whose_path_is_not_utf_8_is_told_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    root = os.fsdecode(os.fsencode(tmp_path) + b"/music\xff")
+    os.makedirs(os.path.join(root, "store"))
+    done = subprocess.run(
+        command("--root", root, *words),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert "is not UTF-8" in line

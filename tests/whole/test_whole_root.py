@@ -16,6 +16,7 @@ from engine import (
     DownloadRequest,
     Fault,
     Health,
+    InvalidRequest,
     StateChanged,
     StoreBusy,
     StoreCopied,
@@ -117,6 +118,18 @@ async def test_the_root_is_a_file(tmp_path: Path) -> None:
             async with open_engine(root, config=SMALL):
                 pytest.fail("a file was opened as a root")
     assert (tmp_path / "root").read_bytes() == b"a file"
+
+
+async def test_a_root_whose_path_is_not_utf_8_is_refused_and_a_link_to_it_is_fine(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/music\xff"))
+    with pytest.raises(InvalidRequest, match="symbolic link"):
+        async with open_engine(root, config=SMALL):
+            pytest.fail("its records could not hold a path")
+    assert os.listdir(tmp_path) == []
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    async with serve(PAYLOAD) as origin:
+        assert_complete(await run(tmp_path / "link", DownloadRequest(url=origin.url(), id="film")), PAYLOAD)
 
 
 async def test_the_root_moved_while_nothing_ran(library: Path, tmp_path: Path) -> None:
