@@ -26,7 +26,7 @@ from engine.store.state_store import ChunkCommit
 from engine.transfer.completion import check_expected, other_digests
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
-from engine.transfer.setup_part import claim, entry_tag, is_durable, place, room_for
+from engine.transfer.setup_part import claim, entry_tag, is_durable, leftovers, place, room_for
 from engine.transfer.sources import Source
 
 
@@ -39,9 +39,16 @@ def is_one_chunk(services: Services, exchange: Exchange, answer: Answer) -> bool
 
 
 async def fetch_one_chunk(
-    services: Services, source: Source, entry: DownloadEntry, exchange: Exchange, answer: Answer
+    services: Services,
+    source: Source,
+    entry: DownloadEntry,
+    exchange: Exchange,
+    answer: Answer,
+    *,
+    first_generation: int = 1,
 ) -> tuple[PartJob, dict[str, str]]:
     """The new part, checked and recorded as FINALIZING, and its digests besides BLAKE3; ``exchange`` is given back.
+    ``first_generation``: as of :func:`allocate`.
 
     Raises what the network, the disk and the expectations do; then the next attempt begins anew.
     """
@@ -63,20 +70,24 @@ async def fetch_one_chunk(
         services.sealing.release(buffer)
         raise
     try:
-        return await _keep(services, entry, exchange.url, answer.representation, buffer)
+        return await _keep(services, entry, exchange.url, answer.representation, buffer, first_generation)
     finally:
         services.committer.unreserve(size)
 
 
 async def _keep(
-    services: Services, entry: DownloadEntry, url: Url, representation: Representation, buffer: ChunkBuffer
+    services: Services,
+    entry: DownloadEntry,
+    url: Url,
+    representation: Representation,
+    buffer: ChunkBuffer,
+    first_generation: int,
 ) -> tuple[PartJob, dict[str, str]]:
     size = representation.length or 0
     job: PartJob | None = None
     try:
-        record = await services.write(
-            services.store.reset_part, entry.id, entry.epoch, _new_record(services, entry, representation)
-        )
+        record = await _new_record(services, entry, representation, first_generation)
+        record = await services.write(services.store.reset_part, entry.id, entry.epoch, record)
         create = partial(_create, services, entry, record, url)
         record, file = await services.lanes.create(record.folder, create)
         record = replace(record, final_name=claim(services, entry, record.folder, record.final_name))
@@ -102,18 +113,23 @@ async def _keep(
         raise
 
 
-def _new_record(services: Services, entry: DownloadEntry, representation: Representation) -> PartRecord:
+async def _new_record(
+    services: Services, entry: DownloadEntry, representation: Representation, generation: int
+) -> PartRecord:
     """The name that the file is about to get. Its final one is settled when its folder is looked at."""
     folder = services.library
     if entry.destination:
         folder = entry.destination if entry.destination_is_folder else os.path.dirname(entry.destination)
+    tag = entry_tag(entry.id)
     return PartRecord(
+        generation=generation,
         folder=folder,
-        part_name=part_name(entry_tag(entry.id), 1),
+        part_name=part_name(tag, generation),
         final_name="",
         length=representation.length,
         chunk_bytes=chunk_bytes_for(representation.length, services.config),
         representation=representation,
+        superseded=await services.work(leftovers, services.files, folder, tag) if generation > 1 else (),
     )
 
 

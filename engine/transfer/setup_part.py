@@ -124,9 +124,9 @@ async def allocate(
     await services.work(services.folders.prepare, services.files, folder, root=services.root)
     replaces, replaces_version = await services.work(_published_file, services.files, previous)
     generation = previous.generation + 1 if previous is not None else first_generation
-    leftovers: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     if previous is None and first_generation > 1:
-        leftovers = await services.work(_leftovers, services.files, folder, entry_tag(entry.id))
+        left = await services.work(leftovers, services.files, folder, entry_tag(entry.id))
     record = PartRecord(
         generation=generation,
         folder=folder,
@@ -135,7 +135,7 @@ async def allocate(
         length=representation.length,
         chunk_bytes=chunk_bytes_for(representation.length, services.config),
         representation=representation,
-        superseded=leftovers or _superseded(previous, folder),
+        superseded=left or _superseded(previous, folder),
         replaces=replaces,
         replaces_version=replaces_version,
     )
@@ -200,8 +200,10 @@ def room_for(services: Services, entry_id: str, record: PartRecord) -> Callable[
     return take
 
 
-def _leftovers(files: FileSystem, folder: str, tag: str) -> tuple[str, ...]:
-    """The entry's unfinished files in the folder, by their names."""
+def leftovers(files: FileSystem, folder: str, tag: str) -> tuple[str, ...]:
+    """The entry's unfinished files in the folder, by their names; none when it is not there."""
+    if files.stat_path(folder) is None:
+        return ()
     return tuple(sorted(name for name in files.names(folder) if name.startswith(f".oe-{tag}-")))
 
 

@@ -256,7 +256,9 @@ class Transfer:
             raise
         if short:
             self._alone = source
-            self._job, self._whole = await fetch_one_chunk(self._services, source, self._entry, exchange, answer)
+            self._job, self._whole = await fetch_one_chunk(
+                self._services, source, self._entry, exchange, answer, first_generation=self._first_generation
+            )
             self.fresh = False
             return
         try:

@@ -73,6 +73,21 @@ async def test_l10_a_part_whose_record_is_damaged_begins_with_a_generation_of_it
     assert claims(library)[0].part.generation > old + 1_000_000
 
 
+async def test_l10_so_does_one_that_is_a_single_chunk_by_now_and_nothing_of_the_old_one_is_left(library: Path) -> None:
+    small = payload_of(CHUNK // 2)
+    async with serve(PAYLOAD, half) as origin:
+        request = DownloadRequest(url=origin.url(), id="film")
+        assert_failed(await run(library, request), "not_found", 404)
+        old = claims(library)[0].part
+        assert os.path.exists(os.path.join(old.folder, old.part_name))
+        assert spoil_records(str(library), Table.PARTS)
+        origin.script = plain
+        origin.serve(small)
+        assert_complete(await run(library, request), small)
+    assert claims(library)[0].part.generation > old.generation + 1_000_000
+    assert files_under(library / "files") == {"film.bin"}
+
+
 class BadSectors(NextBoot):
     """Another boot, and a device that cannot read some of the bytes, or none."""
 
