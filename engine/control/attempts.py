@@ -63,7 +63,8 @@ class Run(msgspec.Struct):
     """The task of one attempt. ``scope`` ends it, resumable; ``ended`` is set when it has. ``ending``: what is recorded
     of an attempt that was ended so; nothing (None) when the whole record is about to go. ``hurried``: that is recorded
     as soon as its connections are closed, before its last commit; ``recorded`` is set then, or with ``ended``.
-    ``interface``: the one that its connections are bound to; empty for any."""
+    ``interface``: the one that its connections are bound to; empty for any. ``way_back``: the network came back since
+    it began."""
 
     kept: Kept
     stats: RunStats
@@ -73,6 +74,7 @@ class Run(msgspec.Struct):
     hurried: bool = False
     recorded: trio.Event = msgspec.field(default_factory=trio.Event)
     interface: str = ""
+    way_back: bool = False
 
 
 class Attempts:

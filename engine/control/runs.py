@@ -116,8 +116,7 @@ class Runs:
 
     def kept(self, entry_id: str) -> Kept | None:
         """What is known of an entry that runs or waits for its turn, beside its record; None for another."""
-        run = self._running.get(entry_id)
-        if run is not None:
+        if (run := self._running.get(entry_id)) is not None:
             return run.kept
         return self._kept.get(entry_id, Kept()) if entry_id in self._queue else None
 
@@ -183,7 +182,9 @@ class Runs:
         self._fill()
 
     def hurry_lost(self) -> None:
-        """There is a way again: what waits only because there was none is tried at once."""
+        """There is a way again: what waits only because there was none is tried at once, or fails so after all."""
+        for run in self._running.values():
+            run.way_back = True
         for entry_id in self._lost:
             self._queue.hurry(entry_id)
         self._lost.clear()
@@ -201,9 +202,9 @@ class Runs:
     def all_running(self) -> list[DownloadEntry]:
         """The records of what runs and is not being ended. Raises StoreError, StorageError when none can be read."""
         found = []
-        for entry_id, run in self._running.items():
+        for entry_id in [other for other, run in self._running.items() if not run.scope.cancel_called]:
             with suppress(BadRecord):  # the attempt itself deals with that
-                if not run.scope.cancel_called and (entry := self._services.store.get(entry_id)) is not None:
+                if (entry := self._services.store.get(entry_id)) is not None:
                     self._learn_size(entry)
                     found.append(entry)
         return found
@@ -212,8 +213,7 @@ class Runs:
         """Where the gate goes by it: from what is there of its file, until its record says so."""
         if self.gate.wants_size(entry):
             with suppress(StoreError, StorageError):  # the attempt itself deals with that
-                lengths = [part.length for part in self._services.store.parts(entry.id)]
-                if lengths:
+                if lengths := [part.length for part in self._services.store.parts(entry.id)]:
                     self.gate.learn(entry, sum(math.inf if length is None else length for length in lengths))
 
     def interface(self, entry_id: str) -> str:
@@ -236,8 +236,7 @@ class Runs:
         if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
             raise InvalidRequest(f"priority must be a number that fits 32 bits, not {priority!r}")
         async with self.alone(entry_id):
-            entry = self._services.store.get(entry_id)
-            if entry is None:
+            if (entry := self._services.store.get(entry_id)) is None:
                 raise UnknownEntry(f"there is no entry {entry_id}")
             write, store = self._services.write, self._services.store
             entry = await write(store.update, entry_id, entry.epoch, priority=priority)
@@ -323,6 +322,7 @@ class Runs:
                 self._kept[entry.id] = run.kept
                 if delay_s is not None and entry.state_reason is Reason.NETWORK:
                     self._lost.add(entry.id)
+                    delay_s = 0.0 if run.way_back else delay_s  # it looked for a way before there was one
                 self._queue.put_back(entry.id, None if delay_s is None else trio.current_time() + delay_s)
                 self._delays.set()
             else:

@@ -19,6 +19,7 @@ from engine.errors import (
     EngineError,
     HttpStatus,
     InvalidRequest,
+    NoRoute,
     NoSpace,
     StoreUnusable,
     TooManyFiles,
@@ -266,6 +267,26 @@ def test_what_cannot_be_read_at_its_turn_is_taken_up_later(
         assert stage.runs.unrecorded("a") is None
 
     Stage(Config()).act(monkeypatch, script)
+
+
+@pytest.mark.parametrize("comes_back_at_s", [2.0, 7.0], ids=["while it is tried", "while it waits"])
+def test_a_network_that_comes_back_is_not_missed_by_an_attempt_that_ends_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch, comes_back_at_s: float
+) -> None:
+    """It looked for a way before there was one again: it must not wait for its next try as if there were none."""
+
+    def play(entry: DownloadEntry) -> tuple[float, EngineError | None]:
+        return (5.0, NoRoute("there is no way")) if entry.attempt_count == 1 else (1.0, None)
+
+    async def script(stage: Stage) -> None:
+        stage.start("a")
+        await trio.sleep(comes_back_at_s)
+        stage.runs.hurry_lost()
+        await trio.sleep(max(5.0, comes_back_at_s) + 1.5 - comes_back_at_s)
+        assert stage.state("a")[0] is State.COMPLETED
+        assert stage.begun == ["a", "a"]
+
+    Stage(Config(backoff_base_s=5000.0, backoff_max_s=5000.0, **NEVER_MENDED), play).act(monkeypatch, script)
 
 
 NAMES = [f"e{number}" for number in range(8)]
