@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from engine import DownloadRequest, Durability, Engine, EngineError, LinePolicy, Reason, State
+from engine import DownloadRequest, Durability, Engine, EngineError, Reason, State
 from engine.control import line_gate, line_watch
-from engine.errors import BadRecord
+from engine.errors import BadRecord, NoSpace, StoreUnusable, TooManyFiles
 from engine.model.records import DownloadEntry, PartPhase, PartRecord
 from engine.store.environment import Environment
 from engine.store.state_store import StateStore
@@ -127,32 +127,20 @@ async def test_one_damaged_record_does_not_keep_the_line_from_the_others(
         bad = ""
 
 
+@pytest.mark.parametrize("kind", [BadRecord, StoreUnusable, NoSpace, TooManyFiles])
 async def test_a_size_that_cannot_be_read_at_its_turn_is_left_to_the_attempt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[EngineError]
 ) -> None:
-    parts, error = StateStore.parts, [EngineError]
+    parts, errors = StateStore.parts, [kind("the disk is away")]
 
     def shaky(store: StateStore, entry_id: str) -> tuple[PartRecord, ...]:
-        if error:
-            raise error.pop()("the disk is away")
+        if errors:
+            raise errors.pop()
         return parts(store, entry_id)
 
     async with serve(PAYLOAD) as origin, opened(tmp_path, origin, METERED, config=QUICK) as (engine, _, _):
-        for kind in (BadRecord, *kinds_away()):
-            error[:] = [kind]
-            monkeypatch.setattr(StateStore, "parts", shaky)
-            policy = LinePolicy(metered_bytes_max=len(PAYLOAD))
-            asked = DownloadRequest(url=origin.url(kind.__name__), id=kind.__name__, line=policy)
-            with trio.fail_after(10):
-                assert content((await (await engine.offline(asked)).wait()).path) == PAYLOAD
-            assert not error, "nobody asked for its size"
-
-
-def kinds_away() -> Iterator[type[EngineError]]:
-    """What the store raises when it cannot be opened again."""
-    for number in (errno.EIO, errno.ENOSPC, errno.EMFILE):
-        try:
-            with translated("open the store"):
-                raise OSError(number, os.strerror(number))
-        except EngineError as error:
-            yield type(error)
+        monkeypatch.setattr(StateStore, "parts", shaky)
+        asked = request(origin, metered_bytes_max=len(PAYLOAD))
+        with trio.fail_after(10):
+            assert content((await (await engine.offline(asked)).wait()).path) == PAYLOAD
+        assert errors == [], "nobody asked for its size"
