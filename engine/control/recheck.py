@@ -2,12 +2,13 @@
 
 The order makes every step repeatable: a finished file that is bad is first taken back (REPAIR), then its bits are
 cleared, and the mark that brought it here goes last. Whatever cannot be looked at now keeps its bits and its mark.
+A finished file that somebody changed since is not taken back: what differs in it was not lost, and is not ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -23,6 +24,15 @@ from engine.transfer.setup_part import bad_chunks
 
 # The unsynced mark of a part whose suspects could not be hashed: no boot has this id, so that every start tries again.
 UNVERIFIED: Final = "unverified"
+
+
+class _Look(NamedTuple):
+    """``bad``: chunks that do not hash to their CV. ``synced``: what is there is on the disk by now. ``touched``: it is
+    a finished file that somebody changed."""
+
+    bad: list[int]
+    synced: bool
+    touched: bool = False
 
 
 class Recheck:
@@ -67,28 +77,30 @@ class Recheck:
             return
         self._seen.add((entry_id, part_index))
         try:
-            bad, synced = self._bad(entry, record, indexes)
+            look = self._look(entry, record, indexes)
         except PartLost:
             entry = self._taken_back(entry)
             everything = (0, ChunkGrid(record.length, record.chunk_bytes).count)
             self._store.clear_chunks(entry_id, entry.epoch, part_index, [everything])
             self._note(entry, "its file was lost; it is fetched again")
-            bad, synced = [], True
+            look = _Look([], True)
         except (StorageError, OSError) as error:
             self._defer(entry, record, error)
             return
-        if bad:
+        if look.touched:
+            self._note(entry, "its file was changed since it was finished; it is left as it is")
+        elif look.bad:
             entry = self._taken_back(entry)
-            self._store.clear_chunks(entry_id, entry.epoch, part_index, [(index, 1) for index in bad])
-            self._note(entry, f"{len(bad)} chunks had not reached the disk; they are fetched again")
-        if not synced:
+            self._store.clear_chunks(entry_id, entry.epoch, part_index, [(index, 1) for index in look.bad])
+            self._note(entry, f"{len(look.bad)} chunks had not reached the disk; they are fetched again")
+        if not look.synced:
             mark = failed_mark(self._store.session.boot_id)
             self._store.mark_unsynced(entry_id, part_index, record.generation, mark)
         elif indexes is None:
             self._store.mark_synced(entry_id, part_index, record.generation)
 
-    def _bad(self, entry: DownloadEntry, record: PartRecord, indexes: Sequence[int] | None) -> tuple[list[int], bool]:
-        """Chunks among ``indexes`` (None: all) that do not hash to their CV, and whether what is there was synced.
+    def _look(self, entry: DownloadEntry, record: PartRecord, indexes: Sequence[int] | None) -> _Look:
+        """What hashing the chunks among ``indexes`` (None: all) shows.
 
         Raises PartLost when the file is gone, another StorageError or OSError when that cannot be told now.
         """
@@ -97,9 +109,24 @@ class Recheck:
         file = self._open(record)
         try:
             bad = bad_chunks(self._store, self._files, entry.id, record, file, grid, held, indexes)
-            return bad, self._sync(file)
+            touched = bool(bad) and record.phase is PartPhase.PUBLISHED and self._touched(entry.id, record, file)
+            return _Look(bad, self._sync(file), touched)
         finally:
             file.close()
+
+    def _touched(self, entry_id: str, record: PartRecord, file: PartFile) -> bool:
+        """Whether the file under the final name is another than was published, or was written to since. A power cut
+        leaves the file and its time stamp, and its size too where that was synced; its device may have another number
+        afterwards."""
+        try:
+            offline = self._store.offline(entry_id)
+        except BadRecord:
+            offline = None
+        if offline is None or (file.inode, file.version) != (record.inode, record.inode_version):
+            return True
+        info = self._files.stat_fd(file.fd)
+        resized = not record.unsynced_boot and info.st_size != offline.size
+        return resized or offline.mtime_ns not in {0, info.st_mtime_ns}
 
     def _open(self, record: PartRecord) -> PartFile:
         try:

@@ -59,9 +59,15 @@ def begin_session(txn: Txn, *, boot_id: str, pid: int, now: float) -> Session:
 
 
 def end_session(txn: Txn, session: Session) -> None:
-    """Record that the session ended in order; the last act of a close."""
-    record = _SessionRecord(boot_id=session.boot_id, pid=session.pid, started_at=session.started_at, clean=True)
+    """Record that the session ended in order; the last act of a close. What it committed is not suspected any more:
+    it was synced before, and what was not has a mark of its own. A recheck that is still owed keeps its log."""
+    recheck = _previous(txn).recheck
+    record = _SessionRecord(
+        boot_id=session.boot_id, pid=session.pid, started_at=session.started_at, clean=True, recheck=recheck
+    )
     txn.put(Table.META, _KEY, encode(record))
+    if not recheck:
+        txn.clear(Table.SUSPECTS)
 
 
 def end_recheck(txn: Txn) -> None:

@@ -335,7 +335,7 @@ class StateStore:
         return self._environment.write(lambda txn: entries.begin_anew(txn, entry_id, epoch))
 
     def clear_suspects(self) -> None:
-        """Forget the suspect log: its chunks were hashed again, or the last session ended cleanly."""
+        """Forget the suspect log: its chunks were hashed again. A clean close does so too."""
 
         def work(txn: Txn) -> None:
             txn.clear(Table.SUSPECTS)

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from engine.config import Config
 from engine.errors import BadRecord, StaleEpoch, UnknownEntry
+from engine.files.filesystem import FileSystem
 from engine.model.chunks import BITS_PER_PAGE, CVS_PER_PAGE
 from engine.store import suspects as suspect_log
 from engine.store.commits import ChunkCommit
@@ -18,6 +20,13 @@ from engine.store.state_store import StateStore
 from tests.store.helpers import BOOT, CHUNK, add_running, commit, cv, dump, entry, open_store, part
 
 EDGES = [0, 1, CVS_PER_PAGE - 1, CVS_PER_PAGE, BITS_PER_PAGE - 1, BITS_PER_PAGE, 2 * BITS_PER_PAGE + 5]
+
+
+class NextBoot(FileSystem):
+    """The machine after its next start."""
+
+    def boot_id(self) -> str:
+        return "the-boot-after"
 
 
 def test_a_commit_sets_bits_cvs_and_counters(store: StateStore) -> None:
@@ -190,6 +199,30 @@ def test_d23_the_suspect_log_holds_the_last_groups(store: StateStore) -> None:
     assert found.indexes == list(range(12, 140))
     store.clear_suspects()
     assert store.suspects() == []
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_d23_the_suspect_log_ends_with_a_session_that_ended_in_order(root: str, clean: bool) -> None:
+    store = open_store(root)
+    add_running(store)
+    store.commit_chunks([commit("a", [1])])
+    store.close(clean=clean)
+    after = open_store(root)
+    assert [found.indexes for found in after.suspects()] == ([] if clean else [[1]])
+    after.close()
+
+
+def test_d23_a_recheck_that_is_owed_outlives_a_clean_end(root: str) -> None:
+    """Who opened the store between and did not hash again takes nothing away from who does."""
+    store = open_store(root)
+    add_running(store)
+    store.commit_chunks([commit("a", [1])])
+    store.close(clean=False)
+    for _ in range(2):
+        between = StateStore.open(root, Config(), NextBoot(), now=100.0)
+        assert between.session.recheck
+        assert [found.indexes for found in between.suspects()] == [[1]]
+        between.close()
 
 
 def test_d23_the_suspect_log_holds_at_most_a_gibibyte_but_never_less_than_one_group(store: StateStore) -> None:

@@ -43,9 +43,10 @@ class CannotOpen(NextBoot):
         return super().open_existing(folder_fd, name, write=write)
 
 
-def end_uncleanly(library: Path) -> None:
-    """A session that begins and is cut off."""
-    StateStore.open(str(library), SMALL, FileSystem(), now=1.0).close(clean=False)
+def never_clean(patch: pytest.MonkeyPatch) -> None:
+    """Sessions that end from now on do so as if they were cut off."""
+    close = StateStore.close
+    patch.setattr(StateStore, "close", lambda store, *, clean=True: close(store, clean=False))
 
 
 def start_and_cut_off(library: Path, **changes: object) -> None:
@@ -260,13 +261,14 @@ async def test_a_finished_file_that_cannot_be_opened_now_stays_and_is_looked_at_
 
 @pytest.mark.parametrize("durability", list(Durability))
 async def test_law_1_an_unfinished_part_that_could_not_be_opened_is_not_believed_either(
-    library: Path, durability: Durability
+    library: Path, monkeypatch: pytest.MonkeyPatch, durability: Durability
 ) -> None:
     """The attempt of the same start hashes it; and so does the next start, after a clean end too."""
     async with serve(PAYLOAD, half) as origin:
         request = DownloadRequest(url=origin.url(), id="film", durability=durability)
-        assert_failed(await run(library, request), "not_found", 404)
-        end_uncleanly(library)
+        with monkeypatch.context() as patch:
+            never_clean(patch)
+            assert_failed(await run(library, request), "not_found", 404)
         (before,) = claims(library)
         spoil(before.path, 1 * CHUNK)
         async with open_engine(library, config=SMALL, files=CannotOpen(errno.EMFILE), resume=False) as engine:
