@@ -183,20 +183,36 @@ class Space:
     async def _admit_to_scope(self, entry: DownloadEntry, length: int, quota: int) -> None:
         taken = await self._of_scope(entry.scope)
         others = sum(taken.values()) - taken.get(entry.id, 0)
-        if others + length > quota and self._services.config.evict_least_recent:
-            for item in by_age(await self._evictable(entry)):
-                if item.scope == entry.scope and others + length > quota:
-                    await self._evict(item, What.LEAST_RECENT, "its scope is beyond its quota")
-                    others -= item.size
+        needed = max(length, 1)  # of an unknown length nothing is known but that there is something
+        if others + needed > quota and self._services.config.evict_least_recent:
+            await self._evict_of_scope(entry, length, others + needed - quota)
             taken = await self._of_scope(entry.scope)
             others = sum(taken.values()) - taken.get(entry.id, 0)
-        if others + length > quota or others >= quota:
+        if others + needed > quota:
             self._refused[entry.id] = length
             raise QuotaReached(
                 f"{length} bytes do not fit the quota of the scope {entry.scope!r}: {others} of {quota} taken"
             )
         self._refused.pop(entry.id, None)
         taken[entry.id] = length
+
+    async def _evict_of_scope(self, entry: DownloadEntry, length: int, excess: int) -> None:
+        """Evict what was read least recently in the entry's scope until that is smaller by ``excess`` bytes. Nothing
+        goes when all of it would not be enough, or the disk would not take ``length`` bytes even then."""
+        services = self._services
+        items = by_age(await self._evictable(entry))
+        mine = [item for item in items if item.scope == entry.scope]
+        if sum(item.size for item in mine) < excess:
+            return
+        folder = _folder(services, entry.destination, entry.destination_is_folder)
+        free, gains = await services.work(_room_without, services, folder, items)
+        if free + sum(gains.values()) < length:
+            return
+        for item in mine:
+            if excess <= 0:
+                return
+            found = await self._evict(item, What.LEAST_RECENT, "its scope is beyond its quota")
+            excess -= item.size if found.action is Action.REMOVED else 0
 
     async def _of_scope(self, scope: str) -> dict[str, int]:
         """Bytes taken by each entry of the scope, promised ones included; counted once, then kept up to date."""
@@ -207,19 +223,23 @@ class Space:
         return self._taken[scope]
 
     async def _make_room(self, entry: DownloadEntry, length: int) -> None:
-        """Evict what was read least recently on the entry's file system until ``length`` bytes fit."""
+        """Evict what was read least recently on the entry's file system until ``length`` bytes fit; nothing when they
+        would not fit without all of it either."""
         services = self._services
         folder = _folder(services, entry.destination, entry.destination_is_folder)
-        device, free = await services.work(_room, services, folder)
+        _, free = await services.work(_room, services, folder)
         if free >= length:
             return
-        for item in by_age(await self._evictable(entry)):
-            there = await services.work(services.files.stat_path, os.path.dirname(item.path))
-            if there is not None and there.st_dev == device:
+        items = by_age(await self._evictable(entry))
+        free, gains = await services.work(_room_without, services, folder, items)
+        if free + sum(gains.values()) < length:
+            return
+        for item in items:
+            if free >= length:
+                return
+            if gains.get(item.id):
                 await self._evict(item, What.LEAST_RECENT, "it made room for another download")
-                device, free = await services.work(_room, services, folder)
-                if free >= length:
-                    return
+                _, free = await services.work(_room, services, folder)
 
     async def _evictable(self, entry: DownloadEntry) -> list[Evictable]:
         services = self._services
@@ -282,6 +302,18 @@ def _room(services: Services, folder: str) -> tuple[int, int]:
         return device, free - services.reservations.outstanding(files, device)
     finally:
         files.close(fd)
+
+
+def _room_without(services: Services, folder: str, items: Iterable[Evictable]) -> tuple[int, dict[str, int]]:
+    """The bytes that nobody was promised on the device of a folder, and what each of these files would give back there:
+    one that has another name too, gives nothing."""
+    device, free = _room(services, folder)
+    gains: dict[str, int] = {}
+    for item in items:
+        info = services.files.stat_path(item.path, follow=False)
+        if info is not None and info.st_dev == device and info.st_nlink == 1:
+            gains[item.id] = info.st_blocks * BLOCK_BYTES
+    return free, gains
 
 
 def _take(services: Services, held: Held, left: dict[int, int]) -> bool:

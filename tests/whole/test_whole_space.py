@@ -27,7 +27,7 @@ from engine.errors import InvalidRequest
 from engine.files.filesystem import FileSystem
 from tests.support.library import CHUNK, content, files_under, payload_of, small
 from tests.support.mounts import TinyTmpfs
-from tests.support.origin import Origin, serve
+from tests.support.origin import Origin, Reply, serve
 from tests.support.upkeep import upkeep_of
 
 PAYLOAD = payload_of(64 * CHUNK, seed=91)
@@ -266,3 +266,43 @@ async def test_a_full_disk_evicts_what_the_host_lets_go(library: Path, tiny_tmpf
             await (await engine.offline(request)).wait()
         assert files_under(disk.path) == {"c.bin", "d.bin"}
         assert await present(engine) == {"c", "d"}
+
+
+@pytest.mark.parametrize("stated", [50 * SIZE, 16 * 10**12], ids=["over the quota", "over the disk"])
+async def test_a_length_that_cannot_fit_evicts_nothing(library: Path, stated: int) -> None:
+    """Not even all that may go would make room: the source says whatever it likes."""
+    config = small(evict_least_recent=True, scope_quota_bytes=5 * SIZE + 100)
+    async with serve(PAYLOAD) as origin, open_engine(library, config=config) as engine:
+        if stated > 10**12:
+            await engine.set_quota("", 0)
+        for number in range(5):
+            await offlined(engine, origin, f"{number}")
+        origin.script = lambda _: Reply(stated=stated, ranges=False)
+        await engine.offline(DownloadRequest(url=origin.url("big"), id="big"))
+        await until(engine, "big", State.PAUSED, Reason.DISK if stated > 10**12 else Reason.QUOTA)
+        assert await present(engine) == {"0", "1", "2", "3", "4", "big"}
+
+
+async def test_a_quota_evicts_nothing_for_what_the_disk_cannot_take(library: Path, tiny_tmpfs: Disk) -> None:
+    """What is on another disk gives none of this one's space back."""
+    disk = tiny_tmpfs(SIZE)
+    config = small(evict_least_recent=True, scope_quota_bytes=5 * SIZE + 100)
+    async with serve(PAYLOAD) as origin, open_engine(library, config=config) as engine:
+        for number in range(4):
+            await offlined(engine, origin, f"{number}")
+        origin.script = lambda _: Reply(stated=2 * SIZE, ranges=False)
+        await engine.offline(DownloadRequest(url=origin.url("big"), id="big", destination=f"{disk.path}/"))
+        await until(engine, "big", State.PAUSED, Reason.QUOTA)
+        assert await present(engine) == {"0", "1", "2", "3", "big"}
+
+
+async def test_only_files_that_give_space_back_make_room(library: Path, tiny_tmpfs: Disk) -> None:
+    """One that has a second name stays on the disk whatever becomes of the first."""
+    disk = tiny_tmpfs(3 * SIZE + MIB // 2)
+    async with serve(PAYLOAD) as origin, open_engine(library, config=small(evict_least_recent=True)) as engine:
+        for name in ("linked", "plain", "later", "new"):
+            request = DownloadRequest(url=origin.url(f"{name}.bin"), id=name, destination=f"{disk.path}/")
+            await (await engine.offline(request)).wait()
+            if name == "linked":
+                os.link(disk.path / "linked.bin", disk.path / "second")
+        assert await present(engine) == {"linked", "later", "new"}
