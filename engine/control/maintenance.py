@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from engine.control.orphans import Action, Finding, What, remove_orphan, scan, size_on_disk
 from engine.control.runs import Runs
-from engine.control.space import Remove, Space
+from engine.control.space import RemoveIf, Space
 from engine.errors import EngineError, StorageError, StoreError
 from engine.files.names import part_name
 from engine.files.part_file import remove_part
@@ -51,13 +51,13 @@ class MaintenanceReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Maintenance:
-    """``remove`` takes an entry away with its file."""
+    """``remove_if`` takes an entry away with its file."""
 
-    def __init__(self, services: Services, runs: Runs, space: Space, remove: Remove) -> None:
+    def __init__(self, services: Services, runs: Runs, space: Space, remove_if: RemoveIf) -> None:
         self._services = services
         self._runs = runs
         self._space = space
-        self._remove = remove
+        self._remove_if = remove_if
         self._one = trio.Lock()
 
     async def clean(
@@ -194,13 +194,14 @@ class Maintenance:
         action, why = Action.KEPT, "it was asked for again"
         entry = self._stale_still(entry_id, before)
         if entry is not None:
-            action, why = Action.WOULD_REMOVE, f"it is {entry.state.value} for a long time"
-            if not dry_run:
-                try:
-                    await self._remove(entry_id)
-                    action = Action.REMOVED
-                except EngineError as error:  # its disk is away, or somebody was faster
-                    action, why = Action.KEPT, str(error)
+            stale = f"it is {entry.state.value} for a long time"
+            try:
+                if dry_run:
+                    action, why = Action.WOULD_REMOVE, stale
+                elif await self._remove_if(entry_id, lambda entry: self._is_stale(entry, before)):
+                    action, why = Action.REMOVED, stale
+            except EngineError as error:  # its disk is away
+                why = str(error)
         return Finding(what=What.STALE_ENTRY, path="", why=why, action=action, entry_id=entry_id)
 
     def _stale_still(self, entry_id: str, before: float) -> DownloadEntry | None:
@@ -208,9 +209,12 @@ class Maintenance:
             entry = self._services.store.get(entry_id)
         except StoreError:
             return None
-        if entry is None or self._runs.kept(entry_id) is not None or entry.updated_at >= before:
-            return None
-        return entry if entry.state in {State.FAILED, State.CANCELLED} else None
+        return entry if entry is not None and self._is_stale(entry, before) else None
+
+    def _is_stale(self, entry: DownloadEntry, before: float) -> bool:
+        if self._runs.kept(entry.id) is not None or entry.updated_at >= before:
+            return False
+        return entry.state in {State.FAILED, State.CANCELLED}
 
     def _temporary(self, dry_run: bool) -> list[Finding]:
         """Stores that were never finished: whoever holds the lease of the root is not making one any more."""

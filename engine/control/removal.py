@@ -20,6 +20,7 @@ from engine.errors import EngineError, NotMounted, StorageError, StoreError, Tar
 from engine.files.filesystem import FileSystem
 from engine.files.part_file import is_file
 from engine.model.events import Recovered, Removed
+from engine.model.records import DownloadEntry
 from engine.model.states import State
 from engine.store.state_store import StateStore
 from engine.store.tombstones import LIBRARY, Doomed, Tombstone
@@ -51,6 +52,20 @@ class Removal:
             if not await self._bury(entry_id, keep_file=keep_file) and not self._pending(entry_id):
                 raise UnknownEntry(f"there is no entry {entry_id}")
             return await self.finish(entry_id)
+
+    async def remove_if(self, entry_id: str, still: Callable[[DownloadEntry], bool]) -> bool:
+        """:meth:`remove` what may go by itself: ``still`` is asked once nobody else can change the entry, so that
+        whatever a user did meanwhile counts. False when it is not so any more, or the entry is gone.
+
+        Raises EngineClosed, BadRecord; StorageError when the entry is gone but a file could not be deleted.
+        """
+        self._runs.check_open()
+        async with self._runs.alone(entry_id):
+            entry = self._services.store.get(entry_id)
+            if entry is None or not still(entry) or not await self._bury(entry_id, keep_file=False):
+                return False
+            await self.finish(entry_id)
+            return True
 
     async def remove_all(self, scope: str | None = None, keep_files: bool = False) -> int:
         """Remove every entry, or every one of a scope; returns the bytes of the files deleted. One whose files cannot

@@ -33,7 +33,8 @@ log = logging.getLogger("engine")
 PARKED_FOR = (Reason.DISK, Reason.QUOTA)
 QUOTA_BYTES_MAX = 2**63 - 1  # what a record holds
 
-Remove = Callable[[str], Awaitable[object]]
+# Removes an entry if the rule says, when nobody else can change it any more, that it may go; whether it did.
+RemoveIf = Callable[[str, Callable[[DownloadEntry], bool]], Awaitable[bool]]
 Resume = Callable[[str, Reason], Awaitable[DownloadEntry]]
 
 
@@ -49,13 +50,13 @@ class Evictable(msgspec.Struct, frozen=True):
 
 
 class Space:
-    """``remove`` takes an entry away with its file, ``resume`` lifts a pause of that reason. :meth:`watch` is its
+    """``remove_if`` takes an entry away with its file, ``resume`` lifts a pause of that reason. :meth:`watch` is its
     task."""
 
-    def __init__(self, services: Services, remove: Remove, resume: Resume) -> None:
+    def __init__(self, services: Services, remove_if: RemoveIf, resume: Resume) -> None:
         self.readers = Readers(services.now)
         self._services = services
-        self._remove = remove
+        self._remove_if = remove_if
         self._resume = resume
         self._quotas: dict[str, int] = services.store.groups.quotas()
         self._taken: dict[str, dict[str, int]] = {}
@@ -247,19 +248,36 @@ class Space:
         return [item for item in found if item.id != entry.id]
 
     async def _evict(self, item: Evictable, what: What, why: str, dry_run: bool = False) -> Finding:
-        action = Action.KEPT
-        entry = self._services.store.get(item.id)
-        evictable = entry is not None and entry.state is State.COMPLETED and not entry.pinned
-        if evictable and not self.readers.held(item.id):
-            action = Action.WOULD_REMOVE
+        def still(entry: DownloadEntry) -> bool:
+            if entry.state is not State.COMPLETED or entry.pinned or self.readers.held(entry.id):
+                return False
+            if what is What.EXPIRED and not self._expired(entry.id):
+                return False
             if not dry_run:
-                try:
-                    await self._remove(item.id)
-                    action = Action.REMOVED
-                except EngineError as error:  # its disk is away, or somebody was faster
-                    action, why = Action.KEPT, str(error)
-                self.freed(item.id)
+                self.readers.refuse(entry.id)
+                refused.append(entry.id)
+            return True
+
+        refused: list[str] = []
+        action = Action.KEPT
+        try:
+            if dry_run:
+                entry = self._services.store.get(item.id)
+                action = Action.WOULD_REMOVE if entry is not None and still(entry) else action
+            elif await self._remove_if(item.id, still):
+                action = Action.REMOVED
+        except EngineError as error:  # its disk is away
+            why = str(error)
+        finally:
+            for entry_id in refused:
+                self.readers.allow(entry_id)
+        if not dry_run:
+            self.freed(item.id)
         return Finding(what=what, path=item.path, why=why, size=item.size, action=action, entry_id=item.id)
+
+    def _expired(self, entry_id: str) -> bool:
+        offline = self._services.store.offline(entry_id)
+        return offline is not None and offline.expires_at is not None and offline.expires_at <= self._services.now()
 
 
 def list_evictable(store: StateStore, readers: Readers) -> list[Evictable]:

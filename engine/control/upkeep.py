@@ -24,10 +24,10 @@ class Upkeep:
     def __init__(self, services: Services, hub: EventHub, manager: Manager) -> None:
         self._services = services
         self._runs = manager.runs
-        self.space = Space(services, manager.remove, manager.resume)
+        self.space = Space(services, manager.removal.remove_if, manager.resume)
         self._removal = manager.removal
         self._removal.freed = self.space.freed
-        self.maintenance = Maintenance(services, manager.runs, self.space, manager.remove)
+        self.maintenance = Maintenance(services, manager.runs, self.space, manager.removal.remove_if)
         self.repairs = Repairs(services, manager.runs, Moves(services, hub), manager._credentials)
 
     async def run(self) -> None:

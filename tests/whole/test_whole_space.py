@@ -279,7 +279,8 @@ async def test_a_length_that_cannot_fit_evicts_nothing(library: Path, stated: in
             await offlined(engine, origin, f"{number}")
         origin.script = lambda _: Reply(stated=stated, ranges=False)
         await engine.offline(DownloadRequest(url=origin.url("big"), id="big"))
-        await until(engine, "big", State.PAUSED, Reason.DISK if stated > 10**12 else Reason.QUOTA)
+        with trio.fail_after(20):
+            await until(engine, "big", State.PAUSED, Reason.DISK if stated > 10**12 else Reason.QUOTA)
         assert await present(engine) == {"0", "1", "2", "3", "4", "big"}
 
 
@@ -292,7 +293,8 @@ async def test_a_quota_evicts_nothing_for_what_the_disk_cannot_take(library: Pat
             await offlined(engine, origin, f"{number}")
         origin.script = lambda _: Reply(stated=2 * SIZE, ranges=False)
         await engine.offline(DownloadRequest(url=origin.url("big"), id="big", destination=f"{disk.path}/"))
-        await until(engine, "big", State.PAUSED, Reason.QUOTA)
+        with trio.fail_after(20):
+            await until(engine, "big", State.PAUSED, Reason.QUOTA)
         assert await present(engine) == {"0", "1", "2", "3", "big"}
 
 
