@@ -138,7 +138,7 @@ class Maintenance:
             with contextlib.suppress(StoreError, StorageError):  # damaged, or gone by now: told as kept
                 entry = services.store.get(finding.entry_id)
                 parts = services.store.parts(finding.entry_id)
-                record = next((part for part in parts if name in part.superseded and part.folder == folder), None)
+                record = next((part for part in parts if name in part.superseded), None)
                 if entry is not None and entry.state is State.COMPLETED and record is not None:
                     names = tuple(other for other in record.superseded if other != name)
                     await services.write(

@@ -79,7 +79,7 @@ def scan(
     In a folder of the caller's own, engines on other roots may have unfinished files as well: there only those of this
     store's entries may go, unless ``everywhere`` says that there is no other.
     """
-    folders = _recorded(store, library)
+    folders = _merged(files, _recorded(store, library))
     found: list[Finding] = []
     for path, folder in folders.items():
         names = _names(files, path)
@@ -114,7 +114,7 @@ def _remove_unknown(store: StateStore, files: FileSystem, path: str) -> tuple[bo
     name is recorded before its file is made (law 4)."""
     folder, name = os.path.split(path)
     tag = tag_of_part(name)
-    if tag is None or store.usage.needs(tag, folder, name):
+    if tag is None or store.usage.needs(tag, name):
         return False, "an entry needs it after all"
     try:
         remove_part(files, folder, (name,))
@@ -132,6 +132,25 @@ def _recorded(store: StateStore, library: str) -> dict[str, _Folder]:
         for part in held.parts:
             _note(folders.setdefault(part.folder, _Folder()), held, part)
     return folders
+
+
+def _merged(files: FileSystem, folders: dict[str, _Folder]) -> dict[str, _Folder]:
+    """Each folder once, by the first of its spellings: what a record says of it under one holds under all."""
+    merged: dict[str, _Folder] = {}
+    spelled: dict[tuple[int, int], str] = {}
+    for path, folder in folders.items():
+        try:
+            info = files.stat_path(path)
+        except OSError:
+            info = None
+        first = path if info is None else spelled.setdefault((info.st_dev, info.st_ino), path)
+        whole = merged.setdefault(first, folder)
+        if whole is not folder:
+            whole.unfinished |= folder.unfinished
+            whole.published |= folder.published
+            whole.expected += folder.expected
+            whole.leftover += folder.leftover
+    return merged
 
 
 def _note(folder: _Folder, held: Held, part: PartLine) -> None:
@@ -177,7 +196,7 @@ def _orphans(
 ) -> Iterator[Finding]:
     for name in sorted(names):
         tag = tag_of_part(name)
-        if tag is None or (info := _plain(files, path, name)) is None or store.usage.needs(tag, path, name):
+        if tag is None or (info := _plain(files, path, name)) is None or store.usage.needs(tag, name):
             continue
         why, action = "no entry needs this unfinished file", Action.WOULD_REMOVE
         if info.st_mtime > before:

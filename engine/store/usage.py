@@ -148,9 +148,10 @@ def _parts(txn: Txn, key: bytes) -> tuple[PartLine, ...]:
     return tuple(part for _, part in _between(txn, Table.PARTS, key, key, PartLine))
 
 
-def needs(txn: Txn, tag: str, folder: str, name: str) -> bool:
+def needs(txn: Txn, tag: str, name: str) -> bool:
     """Whether an entry with this tag (the first half of its key) needs the unfinished file: it is on record, the
-    entry runs, or a record is damaged so that nobody can tell."""
+    entry runs, or a record is damaged so that nobody can tell. In which folder is not asked: one may have many
+    spellings, by links and mounts, and a name tells its entry and generation."""
     prefix = bytes.fromhex(tag)
     try:
         for _, payload in txn.walk(Table.ENTRIES, prefix):
@@ -158,7 +159,7 @@ def needs(txn: Txn, tag: str, folder: str, name: str) -> bool:
                 return True
         for _, payload in txn.walk(Table.PARTS, prefix):
             part = None if payload is None else decode(payload, PartLine)
-            if part is None or (part.folder == folder and name in needed_names(part)):
+            if part is None or name in needed_names(part):
                 return True
     except BadRecord:
         return True
@@ -227,9 +228,9 @@ class UsageStore:
             )
             yield from found
 
-    def needs(self, tag: str, folder: str, name: str) -> bool:
+    def needs(self, tag: str, name: str) -> bool:
         """See :func:`needs`."""
-        return self._environment.read(lambda txn: needs(txn, tag, folder, name))
+        return self._environment.read(lambda txn: needs(txn, tag, name))
 
     def has_tag(self, tag: str) -> bool:
         """Whether there is an entry with this tag."""

@@ -85,7 +85,7 @@ READERS: dict[str, Reader] = {
     "quotas": lambda store: store.groups.quotas(),
     "usage": lambda store: [list(store.usage.pages(offline=True)), list(store.usage.pages())],
     "usage_of_scope": lambda store: store.usage.of_scope(""),
-    "needs": lambda store: [store.usage.needs(tag_of("a"), "/media", name) for name in ("p.part", "other")],
+    "needs": lambda store: [store.usage.needs(tag_of("a"), name) for name in ("p.part", "other")],
     "parked": lambda store: store.usage.parked(Reason.DISK),
     "stale": lambda store: store.usage.stale(9.0),
     "counters": lambda store: store.usage.counters(),

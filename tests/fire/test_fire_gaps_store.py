@@ -365,7 +365,7 @@ def test_an_unfinished_file_is_needed_by_any_part_of_its_entry(root: str) -> Non
             store.put_part("a", epoch, part(index=index, part_name=f"{name}.part"))
         tag = entry_key("a")[:8].hex()
 
-        assert [store.usage.needs(tag, "/media", name) for name in ("first.part", "second.part", "third.part")] == [
+        assert [store.usage.needs(tag, name) for name in ("first.part", "second.part", "third.part")] == [
             True,
             True,
             False,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from engine import DownloadFailed, DownloadRequest, Engine, State, open_engine
 from engine.control.maintenance import DAY_S
-from engine.control.orphans import Action, What
+from engine.control.orphans import Action, Finding, What, remove_orphan
 from engine.files.names import part_name
 from engine.model.events import MaintenanceDone
 from engine.transfer.setup_part import entry_tag
@@ -281,3 +281,52 @@ async def test_health_is_added_up_from_the_records(library: Path) -> None:
         assert health.active_s_mean is not None
         assert health.active_s_mean > 0.0
         assert BIG_CHUNK > health.bytes_wasted >= 0
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_a_folder_of_two_spellings_is_one_folder(library: Path, tmp_path: Path, everywhere: bool) -> None:
+    """A paused entry's part is seen under the name of the folder that another entry knows it by."""
+    (tmp_path / "disk" / "music").mkdir(parents=True)
+    (tmp_path / "mnt").symlink_to(tmp_path / "disk")
+    real, linked = tmp_path / "disk" / "music", tmp_path / "mnt" / "music"
+    async with serve(PAYLOAD) as origin, open_engine(library, config=EAGER) as engine:
+        request = DownloadRequest(url=origin.url("done.bin"), id="done", destination=f"{real}/")
+        await (await engine.offline(request)).wait()
+        part = await failed(engine, origin, destination=f"{linked}/")
+        orphan = old_file(real / part_name(entry_tag("done"), 7))
+        earlier = old_file(real / part_name(entry_tag("film"), 7))
+        age(part, 2 * HOUR_S)
+        report = await engine.gc(everywhere=everywhere)
+        assert actions(report.findings) == {
+            (What.ORPHAN_PART, orphan.name): Action.REMOVED,
+            (What.ORPHAN_PART, earlier.name): Action.REMOVED,
+        }
+        assert report.files_removed == 2
+        assert part.exists()
+        assert (await engine.gc(everywhere=everywhere)).findings == ()
+        await engine.retry("film")
+        with trio.fail_after(20):
+            assert (await engine._manager.wait("film")).state is State.COMPLETED
+        assert content(real / "film") == PAYLOAD
+
+
+async def test_the_last_look_at_an_orphan_knows_it_by_any_spelling(library: Path, tmp_path: Path) -> None:
+    """The file was asked for, by another path to its folder, when it had been found already."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "mnt").symlink_to(tmp_path / "disk")
+    async with serve(PAYLOAD) as origin, open_engine(library, config=EAGER) as engine:
+        part = await failed(engine, origin, destination=f"{tmp_path}/mnt/")
+        path = str(tmp_path / "disk" / part.name)
+        found = Finding(what=What.ORPHAN_PART, path=path, why="it looked so", action=Action.WOULD_REMOVE)
+        assert (await remove_orphan(engine._services, found)).action is Action.KEPT
+        assert part.exists()
+
+
+async def test_the_librarys_own_folder_by_another_spelling_has_no_strangers(library: Path, tmp_path: Path) -> None:
+    async with serve(PAYLOAD) as origin, open_engine(library, config=EAGER) as engine:
+        (library / "files").mkdir(exist_ok=True)
+        (tmp_path / "mnt").symlink_to(library / "files")
+        request = DownloadRequest(url=origin.url("done.bin"), id="done", destination=f"{tmp_path}/mnt/")
+        done = await (await engine.offline(request)).wait()
+        age(done.path, 2 * HOUR_S)
+        assert (await engine.gc()).findings == ()
