@@ -130,6 +130,7 @@ class Bulk:
                 self._start(move, moved)
             elif event is Event.CANCEL:
                 self._credentials.forget(moved.entry.id)
+                self._removal.tell_freed(moved.entry.id)
                 if moved.leftover:
                     leftover.append(moved.entry.id)
         changed.errors += (await for_each(leftover, self._removal.finish))[1]

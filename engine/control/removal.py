@@ -31,7 +31,8 @@ log = logging.getLogger("engine")
 
 
 class Removal:
-    """Removes entries that wait, run or are done alike. ``freed`` is called with the id when its files are gone."""
+    """Removes entries that wait, run or are done alike. ``freed`` is called with the id when its record is gone, or it
+    was cancelled, and again when files of it are."""
 
     def __init__(self, services: Services, runs: Runs, credentials: Credentials) -> None:
         self._services = services
@@ -108,9 +109,13 @@ class Removal:
             return 0
         reclaimed = await services.work(delete_files, services.files, tombstone, services.library)
         await services.write(services.store.tombstones.drop, entry_id)
+        self.tell_freed(entry_id)
+        return reclaimed
+
+    def tell_freed(self, entry_id: str) -> None:
+        """The entry was removed or cancelled, or files of it are gone: its scope has it no more."""
         if self.freed is not None:
             self.freed(entry_id)
-        return reclaimed
 
     async def _bury(self, entry_id: str, *, keep_file: bool) -> bool:
         """Drop the record; False when there is none. Once the entry is stopped this is not left half-way."""
@@ -123,6 +128,7 @@ class Removal:
                 return False
         self._credentials.forget(entry_id)
         self._runs.forget(entry_id)
+        self.tell_freed(entry_id)  # with no file to delete, or one that is kept, nothing follows
         services.emit(Removed(id=entry_id, epoch=tombstone.epoch, attempt=tombstone.attempt, kept_file=keep_file))
         return True
 

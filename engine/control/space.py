@@ -60,11 +60,14 @@ class Space:
         self._resume = resume
         self._quotas: dict[str, int] = services.store.groups.quotas()
         self._taken: dict[str, dict[str, int]] = {}
+        self._doubtful: set[str] = set()  # counted entries that run no more: what they took is on record
         self._refused: dict[str, int] = {}  # how long the files of entries are for which their quota had no room
         self._counting = trio.Lock()
         self._setting = trio.Lock()
         self._freed = trio.Event()
         services.reservations.admission = self.admit
+        services.reservations.growth = self.hold
+        services.reservations.released = self._released
 
     async def set_quota(self, scope: str, quota_bytes: int | None) -> None:
         """Bound the bytes of a scope's files from now on, durably; 0 for no bound, None for the configured one. What is
@@ -90,6 +93,7 @@ class Space:
         """Something was removed (this entry; None: who knows what): entries that wait for space are looked at."""
         if entry_id is None:
             self._taken.clear()
+        self._doubtful.discard(entry_id or "")
         self._refused.pop(entry_id or "", None)
         for taken in self._taken.values():
             taken.pop(entry_id or "", None)
@@ -100,9 +104,22 @@ class Space:
         quota = self.quota(entry.scope)
         if quota:
             async with self._counting:  # two entries must not count on the same rest of the quota
-                await self._admit_to_scope(entry, length or 0, quota)
+                await self._admit_to_scope(entry, length or 0, quota, length or 0)
         if self._services.config.evict_least_recent and length:
             await self._make_room(entry, length)
+
+    async def hold(self, entry: DownloadEntry, length: int, ended: bool) -> None:
+        """Let an entry of unknown length keep the ``length`` bytes that came, and make room for it in its scope once it
+        ``ended``. Raises QuotaReached."""
+        quota = self.quota(entry.scope)
+        if not quota or (not ended and length <= quota and self._services.config.evict_least_recent):
+            return
+        async with self._counting:
+            await self._admit_to_scope(entry, length, quota, 0)
+
+    def _released(self, entry_id: str) -> None:
+        if any(entry_id in taken for taken in self._taken.values()):
+            self._doubtful.add(entry_id)
 
     async def evict(self, *, dry_run: bool = False) -> list[Finding]:
         """Remove finished files that are beyond their time; where the host lets them make room, also those read least
@@ -181,12 +198,13 @@ class Space:
         granted[entry.scope] = granted.get(entry.scope, 0) + length
         return True
 
-    async def _admit_to_scope(self, entry: DownloadEntry, length: int, quota: int) -> None:
+    async def _admit_to_scope(self, entry: DownloadEntry, length: int, quota: int, unwritten: int) -> None:
+        """``unwritten``: how many of the bytes the disk has still to take."""
         taken = await self._of_scope(entry.scope)
         others = sum(taken.values()) - taken.get(entry.id, 0)
         needed = max(length, 1)  # of an unknown length nothing is known but that there is something
         if others + needed > quota and self._services.config.evict_least_recent:
-            await self._evict_of_scope(entry, length, others + needed - quota)
+            await self._evict_of_scope(entry, unwritten, others + needed - quota)
             taken = await self._of_scope(entry.scope)
             others = sum(taken.values()) - taken.get(entry.id, 0)
         if others + needed > quota:
@@ -196,6 +214,7 @@ class Space:
             )
         self._refused.pop(entry.id, None)
         taken[entry.id] = length
+        self._doubtful.discard(entry.id)
 
     async def _evict_of_scope(self, entry: DownloadEntry, length: int, excess: int) -> None:
         """Evict what was read least recently in the entry's scope until that is smaller by ``excess`` bytes. Nothing
@@ -216,12 +235,19 @@ class Space:
             excess -= item.size if found.action is Action.REMOVED else 0
 
     async def _of_scope(self, scope: str) -> dict[str, int]:
-        """Bytes taken by each entry of the scope, promised ones included; counted once, then kept up to date."""
-        if scope not in self._taken:
-            services = self._services
-            counted = await services.work(services.store.usage.of_scope, scope)
-            self._taken.setdefault(scope, counted)
-        return self._taken[scope]
+        """Bytes taken by each entry of the scope, promised ones included; counted once, then kept up to date. For one
+        caller at a time."""
+        usage, work = self._services.store.usage, self._services.work
+        while True:
+            taken = self._taken.get(scope)
+            if taken is None:
+                self._taken[scope] = await work(usage.of_scope, scope)
+            elif doubtful := self._doubtful & taken.keys():
+                self._doubtful -= doubtful
+                known = await work(usage.of_entries, doubtful)
+                taken.update({entry_id: known.get(entry_id, 0) for entry_id in doubtful if entry_id in taken})
+            else:
+                return taken
 
     async def _make_room(self, entry: DownloadEntry, length: int) -> None:
         """Evict what was read least recently on the entry's file system until ``length`` bytes fit; nothing when they

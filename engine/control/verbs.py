@@ -103,6 +103,7 @@ class Verbs:
         async with self._runs.alone(entry_id):
             entry = await self._ended(self._asked_for(entry_id), Event.CANCEL, State.CANCELLED, Reason.USER)
             self._credentials.forget(entry_id)
+            self._removal.tell_freed(entry_id)
             await self._removal.finish(entry_id)
             return entry
 

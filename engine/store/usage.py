@@ -178,6 +178,21 @@ def of_scope(txn: Txn, scope: str) -> dict[str, int]:
     return {line.id: Held(line, _parts(txn, key), None).bytes_taken for key, line in lines if line.scope == scope}
 
 
+def of_entries(txn: Txn, entry_ids: Iterable[str]) -> dict[str, int]:
+    """Bytes taken by each of these entries, as far as it is there and its record is sound."""
+    found: dict[str, int] = {}
+    for entry_id in entry_ids:
+        key = entry_key(entry_id)
+        try:
+            payload = txn.get(Table.ENTRIES, key)
+        except BadRecord as error:
+            txn.note(Table.ENTRIES, key, entry_id, str(error))
+            continue
+        if (line := _decoded(txn, Table.ENTRIES, key, payload, EntryLine)) is not None:
+            found[entry_id] = Held(line, _parts(txn, key), None).bytes_taken
+    return found
+
+
 def _named(txn: Txn, index: Table, prefix: bytes) -> Iterator[tuple[bytes, EntryLine]]:
     """The sound entries that an index names."""
     for _, named in txn.walk(index, prefix):
@@ -256,6 +271,11 @@ class UsageStore:
     def of_scope(self, scope: str) -> dict[str, int]:
         """Bytes taken by each entry of a scope."""
         return self._environment.read(lambda txn: of_scope(txn, scope))
+
+    def of_entries(self, entry_ids: Iterable[str]) -> dict[str, int]:
+        """Bytes taken by each of these entries, as far as it is there and its record is sound."""
+        wanted = tuple(entry_ids)
+        return self._environment.read(lambda txn: of_entries(txn, wanted))
 
     def counters(self) -> Counters:
         """What clean-up gave back so far."""

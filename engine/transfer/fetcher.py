@@ -21,7 +21,7 @@ from engine.errors import (
     TooBig,
     TransferError,
 )
-from engine.model.records import Representation
+from engine.model.records import DownloadEntry, Representation
 from engine.model.retry import decide
 from engine.native import ChunkBuffer
 from engine.net.connection import Exchange
@@ -312,12 +312,12 @@ async def discard(services: Services, exchange: Exchange, count: int) -> None:
         services.sealing.release(buffer)
 
 
-async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, expected: int | None) -> int:
+async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, entry: DownloadEntry) -> int:
     """The whole file, length unknown until its proper end; returns the length.
 
     Whether the first chunk is the only one decides how it is hashed, so it is sealed only when one more byte, or the
-    end, has come. Raises IntegrityError beyond the ``expected`` length, TooBig beyond ``part_bytes_max``, NoSpace when
-    it grows into the configured reserve.
+    end, has come. Raises IntegrityError beyond the expected length, TooBig beyond ``part_bytes_max``, NoSpace when it
+    grows into the configured reserve, QuotaReached when it grows beyond the quota of its scope.
     """
     chunk = job.grid.chunk_bytes
     length = index = 0
@@ -325,6 +325,7 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, 
     while True:
         if index % CHUNKS_PER_SPACE_CHECK == 0:
             await services.work(_take_room, services, job)
+            await services.reservations.hold(entry, length, ended=False)
         buffer = await services.sealing.acquire(chunk)
         try:
             received = len(carried)
@@ -339,7 +340,7 @@ async def receive_unknown(services: Services, exchange: Exchange, job: PartJob, 
                 with memoryview(carried) as view:
                     ended = await exchange.fill(view) == 0
             length += received
-            _check_growth(length if ended else length + len(carried), expected, services.config)
+            _check_growth(length if ended else length + len(carried), entry.expected_length, services.config)
             await services.committer.reserve(received)
         except BaseException:
             services.sealing.release(buffer)

@@ -20,6 +20,9 @@ BLOCK_BYTES = 512  # st_blocks counts these, whatever the file system's own are
 
 # Decides whether an entry may take so many bytes (None: nobody knows how many). Raises NoSpace.
 Admission = Callable[[DownloadEntry, int | None], Awaitable[None]]
+# Decides whether an entry of unknown length may keep so many bytes, which it has, and whether they are all. Raises
+# NoSpace.
+Growth = Callable[[DownloadEntry, int, bool], Awaitable[None]]
 
 
 class _Promise(msgspec.Struct):
@@ -33,17 +36,26 @@ class _Promise(msgspec.Struct):
 
 
 class Reservations:
-    """One promise an entry. ``admission`` is asked before an entry takes space; quotas and eviction hang on it."""
+    """One promise an entry. ``admission`` is asked before an entry takes space, ``growth`` while one of unknown length
+    does, and ``released`` is told when it takes no more; quotas and eviction hang on them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._promises: dict[str, _Promise] = {}
         self.admission: Admission | None = None
+        self.growth: Growth | None = None
+        self.released: Callable[[str], None] | None = None
 
     async def admit(self, entry: DownloadEntry, length: int | None) -> None:
         """Raise NoSpace when the entry may not take ``length`` bytes by the rules of its scope."""
         if self.admission is not None:
             await self.admission(entry, length)
+
+    async def hold(self, entry: DownloadEntry, length: int, *, ended: bool) -> None:
+        """Raise NoSpace when an entry of unknown length may not have grown to ``length`` bytes by the rules of its
+        scope; ``ended``: it grows no more."""
+        if self.growth is not None:
+            await self.growth(entry, length, ended)
 
     def take(self, entry_id: str, files: FileSystem, folder_fd: int, path: str, length: int, reserve: int) -> None:
         """Promise ``length`` bytes for the file at ``path``, whose folder is open. Raises NoSpace when they, what is
@@ -79,6 +91,8 @@ class Reservations:
         """The entry does not run any more: what it took it has, and it takes no more."""
         with self._lock:
             self._promises.pop(entry_id, None)
+        if self.released is not None:
+            self.released(entry_id)
 
     def outstanding(self, files: FileSystem, device: int) -> int:
         """Bytes of a file system that are promised and not taken."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from engine.errors import Changed, ConnectionLost
+from engine.errors import Changed, ConnectionLost, QuotaReached
 from engine.model.bitmap import Bitmap
 from engine.model.chunks import ChunkGrid
 from engine.model.records import DownloadEntry
@@ -33,8 +33,7 @@ async def stream(
                     await introduce(services, job, source, answer.representation)
                 await _receive_known(services, exchange, job, source)
             else:
-                length = await receive_unknown(services, exchange, job, entry.expected_length)
-                await _settle_length(services, entry, job, length)
+                await _receive_unknown(services, exchange, entry, job)
     finally:
         source.done(exchange)
     if job.error is not None:
@@ -73,6 +72,18 @@ def _is_held(services: Services, job: PartJob, index: int, buffer: ChunkBuffer) 
     cv = services.store.cvs(job.entry_id, job.record.index, 1, first=index)
     with memoryview(buffer) as whole, whole[: job.grid.size(index)] as view:
         return chunk_digest(view, job.grid, index) == cv
+
+
+async def _receive_unknown(services: Services, exchange: Exchange, entry: DownloadEntry, job: PartJob) -> None:
+    try:
+        length = await receive_unknown(services, exchange, job, entry)
+        await services.reservations.hold(entry, length, ended=True)
+    except QuotaReached:
+        # Without its length nothing can be built on the part: it would only take what its scope may not have.
+        await job.wait_sealed()
+        await services.work(services.files.truncate, job.file.fd, 0)
+        raise
+    await _settle_length(services, entry, job, length)
 
 
 async def _settle_length(services: Services, entry: DownloadEntry, job: PartJob, length: int) -> None:
