@@ -69,6 +69,10 @@ class FileSystem:
             return False
         return True
 
+    def unlock(self, fd: int) -> None:
+        """Give the flock of an open file back, whoever else has a copy of its descriptor."""
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
     def close(self, fd: int) -> None:
         """Close a descriptor. What else the system reports here (EIO, EDQUOT of a late write-back) is not raised: the
         descriptor is given back all the same, and bytes that count were synced before."""

@@ -17,6 +17,7 @@ import msgspec
 from engine.config import Config
 from engine.errors import NoSpace, PartBusy, PartLost, TargetExists, TargetGone, storage_error
 from engine.files.filesystem import FileSystem
+from engine.files.forks import close_in_children
 from engine.model.records import PartPhase, PartRecord
 
 # Device, inode and the inode's version: no other file has the same, not even one made after this is gone.
@@ -30,7 +31,7 @@ _NO_LOCKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLC
 _NO_NOREPLACE = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
-class PartFile(msgspec.Struct):
+class PartFile(msgspec.Struct, eq=False, weakref=True):
     """Descriptors of an open part and of its folder; :meth:`close` gives both back."""
 
     files: FileSystem
@@ -48,12 +49,18 @@ class PartFile(msgspec.Struct):
         """What tells this file from every other."""
         return self.device, self.inode, self.version
 
+    def __post_init__(self) -> None:
+        close_in_children(self)
+
     def close(self) -> None:
         """Close both descriptors; calling it again does nothing."""
-        for fd in (self.fd, self.folder_fd):
+        fds, self.fd, self.folder_fd = (self.fd, self.folder_fd), -1, -1
+        if fds[0] >= 0:
+            with contextlib.suppress(OSError):  # where there are no locks
+                self.files.unlock(fds[0])  # a child that was forked while this was being opened has a copy
+        for fd in fds:
             if fd >= 0:
                 self.files.close(fd)
-        self.fd = self.folder_fd = -1
 
 
 def _opened(files: FileSystem, folder: str, name: str, folder_fd: int, fd: int) -> PartFile:

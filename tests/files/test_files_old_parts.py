@@ -52,6 +52,43 @@ def test_a_file_that_took_the_number_of_a_lost_one(tmp_path: Path) -> None:
     assert len(seen) == 20
 
 
+def test_a_forked_child_keeps_no_part(tmp_path: Path) -> None:
+    """The host forks during a download, and its worker lives on: the part was locked for as long as that."""
+    part = make(tmp_path)
+    numbers = part.fd, part.folder_fd
+    ready, tell = os.pipe()
+    stay, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.write(tell, b"".join(b"open " if os.path.exists(f"/proc/self/fd/{fd}") else b"closed " for fd in numbers))
+        os.close(tell)
+        os.read(stay, 1)  # until the test ends, however it ends
+        os._exit(0)
+    try:
+        os.close(tell)
+        assert os.read(ready, 100) == b"closed closed "
+        with pytest.raises(PartBusy):  # the engine's own lock is as it was
+            open_part(FileSystem(), str(tmp_path), NAME)
+        part.close()
+        open_part(FileSystem(), str(tmp_path), NAME).close()
+    finally:
+        for fd in (ready, stay, end):
+            os.close(fd)
+        os.waitpid(child, 0)
+
+
+def test_a_copy_of_its_descriptor_does_not_keep_a_closed_part(tmp_path: Path) -> None:
+    """A child that is forked while a part is being opened has one, and knows nothing of it."""
+    part = make(tmp_path)
+    copy = os.dup(part.fd)
+    try:
+        part.close()
+        open_part(FileSystem(), str(tmp_path), NAME).close()
+    finally:
+        os.close(copy)
+
+
 def test_shorter_and_longer_parts_are_put_right(tmp_path: Path) -> None:
     make(tmp_path).close()
     os.truncate(tmp_path / NAME, 100)
