@@ -101,6 +101,16 @@ class PartJob:
             self._changed.set()
             self._changed = trio.Event()
 
+    @property
+    def lingers(self) -> bool:
+        """Whether its attempt is over and the file still open: the disk is slow."""
+        return self._leaving and (self.seals > 0 or self.uncommitted > 0)
+
+    async def wait_left(self) -> None:
+        """Until it lingers no more: what is on its way into the file is recorded, or dropped."""
+        while self.lingers:
+            await self._change()
+
     async def wait_sealed(self) -> None:
         """Until no chunk is inside the sealer. The sealer always finishes, so this is bounded by the disk."""
         while self.seals:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -25,6 +26,7 @@ from engine.transfer.combiner import Combiner
 from engine.transfer.committer import Committer
 from engine.transfer.folder_lanes import FolderLanes
 from engine.transfer.memories import Memories
+from engine.transfer.part_job import PartJob
 from engine.transfer.reservations import Reservations
 from engine.transfer.scores import Scores
 from engine.transfer.sealing import Sealing
@@ -40,6 +42,7 @@ class Services:
     destination of their own. ``targets``: final paths of entries that run, and whose they are. ``folders``: makes those
     that they go to. ``reservations``: the space that they were promised. ``memories``: where their sources were asked
     last; ``scores``: how hosts did lately.
+    ``jobs``: the newest of each entry, for as long as anything is on its way into its file.
     ``resolver``: the host's own, for URLs that do not work any more. ``pacing``: the bandwidth caps."""
 
     config: Config
@@ -61,6 +64,7 @@ class Services:
     reservations: Reservations = field(default_factory=Reservations)
     memories: Memories = field(default_factory=Memories)
     scores: Scores = field(default_factory=Scores)
+    jobs: WeakValueDictionary[str, PartJob] = field(default_factory=WeakValueDictionary)
     resolver: Resolver | None = None
     pacing: Pacing = field(default_factory=Pacing)
 

@@ -155,7 +155,7 @@ async def allocate(
     except BaseException:
         file.close()
         raise
-    return _job(entry, record, file, None)
+    return _job(services, entry, record, file, None)
 
 
 def claim(services: Services, entry: DownloadEntry, folder: str, final_name: str) -> str:
@@ -214,16 +214,24 @@ def _superseded(previous: PartRecord | None, folder: str) -> tuple[str, ...]:
     return names if previous.phase is PartPhase.PUBLISHED else (*names, previous.part_name)
 
 
-def _job(entry: DownloadEntry, record: PartRecord, file: PartFile, held: Bitmap | None) -> PartJob:
-    length = record.length
-    if length is None:
-        job = PartJob(
-            entry.id, entry.epoch, record, file, ChunkGrid(0, record.chunk_bytes), Bitmap(0), durable=is_durable(entry)
-        )
+def _job(services: Services, entry: DownloadEntry, record: PartRecord, file: PartFile, held: Bitmap | None) -> PartJob:
+    grid = ChunkGrid(record.length or 0, record.chunk_bytes)
+    job = PartJob(entry.id, entry.epoch, record, file, grid, held or Bitmap(grid.count), durable=is_durable(entry))
+    if record.length is None:
         job.unbounded = []
-        return job
-    grid = ChunkGrid(length, record.chunk_bytes)
-    return PartJob(entry.id, entry.epoch, record, file, grid, held or Bitmap(grid.count), durable=is_durable(entry))
+    services.jobs[entry.id] = job
+    return job
+
+
+async def _once_it_is_left(services: Services, entry: DownloadEntry, record: PartRecord) -> PartRecord:
+    """The part as an earlier attempt leaves it that gave a slow disk up before all was in the file: until then that is
+    the earlier one's, and locked. Bounded by the disk alone, as every flush is; to wait for it costs no try."""
+    last = services.jobs.get(entry.id)
+    if last is None or not last.lingers:
+        return record
+    await last.wait_left()
+    now = [part for part in services.store.parts(entry.id) if part.index == record.index]
+    return now[0] if now else record
 
 
 async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -> PartJob | None:
@@ -232,6 +240,7 @@ async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -
     A lost file loses its bits; one that is shorter than it was loses those beyond its end; one that was replaced is
     hashed again, chunk by chunk, before it is believed (fault catalogue D13, C20, M27).
     """
+    record = await _once_it_is_left(services, entry, record)
     if record.length is None or record.phase in {PartPhase.ALLOC, PartPhase.PUBLISHED}:
         return None
     if record.chunk_bytes > services.config.chunk_bytes:
@@ -253,7 +262,7 @@ async def reopen(services: Services, entry: DownloadEntry, record: PartRecord) -
         raise
     path = os.path.join(record.folder, record.part_name)
     services.reservations.resume(entry.id, file.device, path, record.length or 0)
-    return _job(entry, record, file, held)
+    return _job(services, entry, record, file, held)
 
 
 async def _believe(

@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from engine import DownloadFailed, DownloadRequest, open_engine
+from engine import DownloadFailed, DownloadRequest, State, open_engine
 from engine.config import MIB
 from engine.files.filesystem import FileSystem
 from tests.support.library import BIG_CHUNK, CHUNK, check_claim, claims, hash_of, payload_of, small
@@ -152,6 +152,29 @@ async def test_a_file_stays_open_while_its_chunks_are_uncommitted(library: Path)
         check_claim(library, claim, PAYLOAD)
         origin.script = plain
         assert_complete(await run(library, DownloadRequest(url=origin.url(), id="x")), PAYLOAD)
+
+
+async def test_an_attempt_waits_for_what_the_last_one_left_to_a_slow_disk(library: Path) -> None:
+    """Its own lock was taken for another engine's: five tries were gone in a moment, and it had failed."""
+    files = GatedSync(hangs=True)
+    config = small(close_timeout_s=0.1)
+    async with serve(PAYLOAD, lambda asked: Reply(rate=4e6)) as origin:
+        async with open_engine(library, config=config, files=files) as engine, opened_at_last(files.gate):
+            download = await engine.offline(DownloadRequest(url=origin.url(), id="x"))
+            await files.gate.until_entered()
+            await engine.pause("x")
+            await engine.resume("x")
+            with trio.move_on_after(0.5):  # it took a tenth of that to fail
+                await download.wait()
+            assert (await engine.get("x")).state is State.IN_PROGRESS
+            files.hangs = False
+            files.gate.open.set()
+            with trio.fail_after(20):
+                done = await download.wait()
+            entry = await engine.get("x")
+            assert entry.attempts[1].bytes_fetched < len(PAYLOAD), "what the slow disk was given late counts"
+        assert (done.size, done.blake3) == (len(PAYLOAD), hash_of(PAYLOAD))
+        assert [attempt.error for attempt in entry.attempts] == [None, None]
 
 
 async def test_no_descriptor_is_left_when_it_ends_in_the_middle_of_leaving(library: Path) -> None:
