@@ -16,6 +16,7 @@ import trio
 from engine.control.credentials import Credentials
 from engine.control.each import for_each
 from engine.control.moves import Moves
+from engine.control.places import aimed
 from engine.control.removal import Removal
 from engine.control.runs import Runs
 from engine.errors import EngineError, IntegrityError
@@ -76,9 +77,11 @@ class Bulk:
                     changed.left.append(entry.id)
             moves = list(self._moves_of(event, mine, changed))
             if moves:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                with trio.CancelScope(shield=True):  # bounded: one transaction, and the files of what was cancelled
-                    await self._make(event, moves, changed)
+                going = [move.entry for move in moves if event in GO_ON]
+                with aimed(self._runs, self._services.targets, going):
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    with trio.CancelScope(shield=True):  # bounded: one transaction, and the files of the cancelled
+                        await self._make(event, moves, changed)
         return changed
 
     async def _take(self, alone: AsyncExitStack, event: Event, entry: DownloadEntry) -> bool:

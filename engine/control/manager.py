@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import trio
 from msgspec.structs import replace
 
 from engine.control.attempts import Fields
-from engine.control.credentials import Credentials
 from engine.control.hub import EventHub
 from engine.control.line_gate import LineGate
 from engine.control.moves import Moves
+from engine.control.places import aimed, place_kept
 from engine.control.removal import Removal
 from engine.control.requests import asked_of, changes_of, merge
 from engine.control.runs import Runs
-from engine.control.verbs import Verbs, check_target_free
+from engine.control.verbs import Verbs
 from engine.control.verify import Health, validate
 from engine.errors import (
     BadRecord,
@@ -70,9 +70,9 @@ class Manager:
         self._services = services
         self._moves = Moves(services, hub)
         self._targets = services.targets
-        self._credentials = Credentials(host_gives=services.resolver is not None)
         hub.attach(services.store)
         self.runs = Runs(services, self._moves, nursery, gate)
+        self._credentials = self.runs.credentials
         self.removal = Removal(services, self.runs, self._credentials)
         self.remove, self.remove_all = self.removal.remove, self.removal.remove_all
         verbs = Verbs(services, self._moves, self.runs, self.removal, self._credentials)
@@ -98,8 +98,10 @@ class Manager:
             if len(asked) % REQUESTS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
         _check_apart(entry for entry, _ in asked)
-        for entry, _ in asked:
-            check_target_free(self._targets, entry)
+        with aimed(self.runs, self._targets, [entry for entry, _ in asked]):
+            return await self._ask_in_batches(asked)
+
+    async def _ask_in_batches(self, asked: Sequence[tuple[DownloadEntry, Fields]]) -> list[DownloadEntry]:
         entries: list[DownloadEntry] = []
         for at in range(0, len(asked), REQUESTS_PER_TURN):
             batch = asked[at : at + REQUESTS_PER_TURN]
@@ -123,24 +125,29 @@ class Manager:
     async def _ask(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         async with self.runs.alone(asked.id):
             await self.removal.finish(asked.id)
-            entry = await self._known(asked.id)
-            if entry is not None and not await self._stop_to_change(entry, asked, secret):
-                return entry
-            check_target_free(self._targets, asked)
-            if entry is None:
-                [added] = await self._services.write(self._services.store.add_missing, [asked])
-                if added is not None:
-                    self._moves.announce(added, None)
-                    self._start(added, secret)
-                    return added
-            present = self._services.store.get(asked.id)  # what ran may have changed it, or another task added it
-            if present is None:
-                raise Superseded(f"{asked.id} was removed while it was asked for")
-            if present.state is State.COMPLETED:
-                return await self._ask_completed(present, asked, secret)
-            with trio.CancelScope(shield=True):  # its place in the queue is gone, and it gets it back
-                taken_up = await self._take_up(present, asked, secret)
-            return taken_up  # noqa: RET504  # to mypy a scope may swallow what is inside it
+            with place_kept(self.runs, self._services.store, asked.id):
+                entry = await self._known(asked.id)
+                if entry is not None and not await self._stop_to_change(entry, asked, secret):
+                    return entry
+                with aimed(self.runs, self._targets, [asked]):
+                    return await self._add_or_take_up(entry, asked, secret)
+
+    async def _add_or_take_up(self, entry: DownloadEntry | None, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
+        """Nothing runs for it."""
+        if entry is None:
+            [added] = await self._services.write(self._services.store.add_missing, [asked])
+            if added is not None:
+                self._moves.announce(added, None)
+                self._start(added, secret)
+                return added
+        present = self._services.store.get(asked.id)  # what ran may have changed it, or another task added it
+        if present is None:
+            raise Superseded(f"{asked.id} was removed while it was asked for")
+        if present.state is State.COMPLETED:
+            return await self._ask_completed(present, asked, secret)
+        with trio.CancelScope(shield=True):  # its place in the queue is gone, and it gets it back
+            taken_up = await self._take_up(present, asked, secret)
+        return taken_up  # noqa: RET504  # to mypy a scope may swallow what is inside it
 
     async def _known(self, entry_id: str) -> DownloadEntry | None:
         """The entry; None also for one whose record is damaged: nothing runs for it any more, and a new one takes its
@@ -163,14 +170,12 @@ class Manager:
             await self.runs.stop(entry.id)
         return True
 
-    async def _take_up(
-        self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields, *, fresh: bool = False
-    ) -> DownloadEntry:
+    async def _take_up(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         """Merge what is asked into an entry that does not run, and start it."""
         changes = changes_of(entry, merge(entry, asked))
         same_check = not {"expect", "expected_length"} & changes.keys()
-        if entry.last_error is not None and entry.last_error.code == IntegrityError.code and same_check:
-            fresh = True  # the bytes were judged by these expectations already: only others can pass
+        # The bytes were judged by these expectations already: only others can pass.
+        fresh = entry.last_error is not None and entry.last_error.code == IntegrityError.code and same_check
         if changes:
             entry = await self._services.write(self._services.store.update, entry.id, entry.epoch, **changes)
         event = ASK_AGAIN.get(entry.state)
@@ -226,8 +231,12 @@ class Manager:
             return None
 
     async def _fetch_anew(self, entry: DownloadEntry, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
-        entry = await self._moves.move(entry, Event.REPAIR, completed_at=None)
-        return await self._take_up(entry, asked, secret, fresh=True)
+        """All in one transaction, and shielded: it is PENDING from there on, and only its place has it run."""
+        changes = changes_of(entry, merge(entry, asked))
+        with trio.CancelScope(shield=True):
+            entry = await self._moves.move(entry, Event.REPAIR, completed_at=None, **changes)
+            self._start(entry, secret, fresh=True)
+        return entry
 
     async def resume_all(self) -> list[Recovered]:
         """Start every PENDING entry; one whose credentials are gone waits until it is asked for with them, and is

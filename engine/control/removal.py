@@ -15,6 +15,7 @@ import trio
 
 from engine.control.credentials import Credentials
 from engine.control.each import for_each
+from engine.control.places import place_kept
 from engine.control.runs import Runs
 from engine.errors import EngineError, NotMounted, StorageError, StoreError, TargetGone, UnknownEntry, storage_error
 from engine.files.filesystem import FileSystem
@@ -120,7 +121,7 @@ class Removal:
     async def _bury(self, entry_id: str, *, keep_file: bool) -> bool:
         """Drop the record; False when there is none. Once the entry is stopped this is not left half-way."""
         services = self._services
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True), place_kept(self._runs, services.store, entry_id):
             await self._runs.stop(entry_id, None)
             try:
                 tombstone = await services.write(services.store.tombstones.bury, entry_id, keep_file=keep_file)

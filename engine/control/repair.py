@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from engine.control.credentials import Credentials
 from engine.control.moves import Moves
+from engine.control.places import aimed
 from engine.control.runs import Runs
-from engine.control.verbs import check_target_free
 from engine.control.verify import Health, Repair, Validation, validate
 from engine.errors import BadRecord, InvalidRequest, PartLost, StorageError, TargetExists, TargetGone, UnknownEntry
 from engine.files.filesystem import FileSystem
@@ -84,7 +84,10 @@ class Repairs:
         if self._credentials.missing(entry):
             names = ", ".join(entry.secret_header_names)
             raise TargetExists(f"its credentials ({names}) are not kept: ask for it again with them, and to overwrite")
-        check_target_free(self._services.targets, entry)
+        with aimed(self._runs, self._services.targets, [entry]):
+            return await self._begin_alone(entry, found)
+
+    async def _begin_alone(self, entry: DownloadEntry, found: Validation) -> Repair:
         services = self._services
         record = await self._record(entry)
         if record is None:
@@ -178,11 +181,16 @@ class Repairs:
             for at in range(0, len(chunks), CHUNKS_PER_COMMIT)
         ]
         now = services.now()
-        moved = await services.write(_take_back, services.store, entry, record, commits[:1], now)
-        for commit in commits[1:]:
-            await services.write(services.store.commit_chunks, [commit])
-        self._moves.announce(moved, entry.state)
-        self._runs.start(moved, self._credentials.of(entry.id))
+        with trio.CancelScope(
+            shield=True
+        ):  # from the first transaction on it is PENDING, and only its place has it run
+            moved = await services.write(_take_back, services.store, entry, record, commits[:1], now)
+            try:
+                for commit in commits[1:]:  # what they do not tell is fetched again
+                    await services.write(services.store.commit_chunks, [commit])
+            finally:
+                self._moves.announce(moved, entry.state)
+                self._runs.start(moved, self._credentials.of(entry.id))
 
 
 def _take_back(

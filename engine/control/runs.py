@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from engine.control.attempts import PREEMPTED, REROUTED, YIELDED, Attempts, Ending, Fields, Kept, Run, RunStats
+from engine.control.credentials import Credentials
 from engine.control.line_gate import LineGate
 from engine.control.moves import Moves
 from engine.control.queue import WaitingQueue, host_of
@@ -56,6 +57,7 @@ class Runs:
         self._kept: dict[str, Kept] = {}
         self._running: dict[str, Run] = {}
         self._targets = services.targets
+        self.credentials = Credentials(host_gives=services.resolver is not None)
         self._stats: dict[str, RunStats] = {}
         self._settled: dict[str, trio.Event] = {}
         self._unrecorded: dict[str, EngineError] = {}
@@ -154,8 +156,10 @@ class Runs:
         self._enqueue(entry)
         self._fill()
 
-    def take_up(self, line: PendingLine) -> None:
+    def take_up(self, line: DownloadEntry | PendingLine, kept: Kept | None = None) -> None:
         """Let an entry run, that is PENDING on record, when its time and its turn come; :meth:`run` sees to that."""
+        if kept is not None:
+            self._kept[line.id] = kept
         at = not_before(line.next_retry_at, self._services.now(), trio.current_time(), self._services.config)
         self._enqueue(line, at)
         self._delays.set()
@@ -362,8 +366,7 @@ class Runs:
             entry = self._services.store.get(entry_id)
             if entry is None or entry_id in self._running or entry_id in self._queue:
                 return None
-            # For credentials, which are not on record, and which nobody will bring.
-            waits = bool(entry.secret_header_names) and self._services.resolver is None
+            waits = self.credentials.missing(entry)
             if entry.state is State.IN_PROGRESS:
                 reason = Reason.NEEDS_CREDENTIALS if waits else Reason.RECOVERED
                 entry = await self._moves.move(entry, Event.RECOVER, reason)
@@ -374,12 +377,10 @@ class Runs:
                 return None
             self._unrecorded.pop(entry_id, None)
             if not waits:
-                at = not_before(entry.next_retry_at, self._services.now(), trio.current_time(), self._services.config)
-                self._enqueue(entry, at)
+                self.take_up(entry, Kept(self.credentials.of(entry_id)))
         told = Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what)
         log.warning("entry %s %s", entry_id, what)
         self._services.emit(told)
-        self._delays.set()
         return told
 
     async def _reconcile_regularly(self) -> None:

@@ -16,6 +16,7 @@ from engine.control.bulk import PAGE_ENTRIES, Bulk
 from engine.control.credentials import Credentials
 from engine.control.each import for_each
 from engine.control.moves import Moves
+from engine.control.places import aimed, place_kept
 from engine.control.removal import Removal
 from engine.control.runs import Runs
 from engine.errors import EngineError, IllegalTransition, IntegrityError, InvalidRequest, UnknownEntry
@@ -23,7 +24,6 @@ from engine.model.records import DownloadEntry
 from engine.model.states import Event, Reason, State, advance
 from engine.net.url import parse_url
 from engine.transfer.services import Services
-from engine.transfer.targets import Targets
 
 # Who may pause. A user's pause is only lifted by a user (or by asking again); any other by its own cause's end, too.
 PAUSES = frozenset({Reason.USER, Reason.NETWORK, Reason.METERED, Reason.HOURS, Reason.DISK, Reason.QUOTA})
@@ -195,10 +195,10 @@ class Verbs:
         advance(entry.state, event)
         ending: Ending = (event, reason)
         await trio.lowlevel.checkpoint_if_cancelled()  # not any more once its place in the queue is gone
-        if not self._runs.running(entry.id):
-            await self._runs.stop(entry.id)
-            return await self._moves.move(entry, *ending)
-        with trio.CancelScope(shield=True):  # bounded: the last commit of what is stopped, and one transaction
+        with (
+            place_kept(self._runs, self._services.store, entry.id),
+            trio.CancelScope(shield=True),  # bounded: the last commit of what is stopped, and one transaction
+        ):
             await (self._runs.interrupt if event is Event.PAUSE else self._runs.stop)(entry.id, ending)
             entry = self._require(entry.id)
             if entry.state is not target:
@@ -210,36 +210,29 @@ class Verbs:
         kept = self._runs.kept(entry.id)
         if self._credentials.missing(entry):
             return entry
-        if kept is None:
-            self._check_target(entry)
+        if kept is not None and (not now or entry.next_retry_at is None or self._runs.running(entry.id)):
+            return entry
+        with aimed(self._runs, self._services.targets, [entry]):
             if entry.state is State.IN_PROGRESS:  # the store could not be told how its last attempt ended
                 entry = await self._moves.move(entry, Event.RECOVER, Reason.RECOVERED)
-        elif not now or entry.next_retry_at is None or self._runs.running(entry.id):
-            return entry
+            return await self._start(entry, fresh=kept is not None and kept.fresh)
+
+    async def _start(self, entry: DownloadEntry, *, fresh: bool) -> DownloadEntry:
+        """It waits for no time, only for its turn."""
         if entry.next_retry_at is not None:
             changes = {"next_retry_at": None, "state_reason": Reason.NONE}
             services = self._services
             entry = await services.write(services.store.update, entry.id, entry.epoch, **changes)
             self._moves.announce(entry, entry.state)
-        self._runs.start(entry, self._credentials.of(entry.id), fresh=kept is not None and kept.fresh)
+        self._runs.start(entry, self._credentials.of(entry.id), fresh=fresh)
         return entry
 
     async def _go_on(self, entry: DownloadEntry, event: Event, *, fresh: bool = False) -> DownloadEntry:
         """Move an entry that nothing runs for back into the queue."""
-        self._check_target(entry)
-        missing = self._credentials.missing(entry)
-        reason = Reason.NEEDS_CREDENTIALS if missing else Reason.NONE
-        entry = await self._moves.move(entry, event, reason, next_retry_at=None)
-        if not missing:
-            self._runs.start(entry, self._credentials.of(entry.id), fresh=fresh)
+        with aimed(self._runs, self._services.targets, [entry]):
+            missing = self._credentials.missing(entry)
+            reason = Reason.NEEDS_CREDENTIALS if missing else Reason.NONE
+            entry = await self._moves.move(entry, event, reason, next_retry_at=None)
+            if not missing:
+                self._runs.start(entry, self._credentials.of(entry.id), fresh=fresh)
         return entry
-
-    def _check_target(self, entry: DownloadEntry) -> None:
-        check_target_free(self._services.targets, entry)
-
-
-def check_target_free(targets: Targets, entry: DownloadEntry) -> None:
-    """Two entries that run must not aim at one path: only one could have it (H3). Raises InvalidRequest."""
-    holder = None if entry.destination_is_folder else targets.holder(entry.destination)
-    if holder not in {None, entry.id}:
-        raise InvalidRequest(f"{entry.destination} is the destination of {holder}, which is running")

@@ -52,6 +52,7 @@ async def check_target(services: Services, entry: DownloadEntry, previous: PartR
     if not entry.destination or entry.destination_is_folder:
         return
     folder, name = os.path.split(entry.destination)
+    claim(services, entry, folder, name)
     if entry.overwrite:
         await services.work(check_replaceable, services.files, folder, name)
         return
@@ -159,9 +160,13 @@ async def allocate(
 
 
 def claim(services: Services, entry: DownloadEntry, folder: str, final_name: str) -> str:
-    """The name, made unique when another running entry aims at it too: servers give many files one name."""
-    if services.targets.claim(os.path.join(folder, final_name), entry.id):
+    """The name, made unique when another running entry aims at it too: servers give many files one name. The caller's
+    own path is no other's: raises TargetExists."""
+    path = os.path.join(folder, final_name)
+    if services.targets.claim(path, entry.id):
         return final_name
+    if entry.destination and not entry.destination_is_folder:
+        raise TargetExists(f"{path} is the destination of {services.targets.holder(path)}, which is running")
     tagged = with_tag(final_name, entry_tag(entry.id))
     services.targets.claim(os.path.join(folder, tagged), entry.id)
     return tagged
