@@ -72,7 +72,7 @@ class Engine:
         self._rates = Rates(services, manager.runs)
         self._groups = Groups(services, ask=manager.ask, ask_many=manager.ask_many, remove=manager.remove)
         self._scopes = Scopes(services, self._groups, remove=manager.remove, remove_all=manager.remove_all)
-        self._upkeep = Upkeep(services, hub, manager)
+        self._upkeep = Upkeep(services, hub, manager, self._groups)
         self._lines = LineWatch(services, manager.runs.gate, manager.runs, manager.pause, manager.resume)
         self.recovered = tuple(recovered)
 

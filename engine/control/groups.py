@@ -1,14 +1,16 @@
 """Groups (album, playlist, season …): what adding, changing and removing them does to their members' entries.
 
 Changes of groups come one by one in each scope. First the store says who is in which group, in one transaction; then
-the members are asked for, and those that nothing holds any more are removed. A crash in between is made good: asking
-again is idempotent, and the store remembers what is to be removed (:mod:`engine.store.links`).
+the members are asked for, and those that nothing holds any more are removed. A crash in between is made good, and so
+is a change that its caller gave up or that was refused half-way: asking again is idempotent, and the store remembers
+what is to be removed (:mod:`engine.store.links`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +25,7 @@ from engine.errors import (
     EngineError,
     InvalidRequest,
     ScopeResetting,
+    StorageError,
     StoreError,
     UnknownEntry,
     UnknownGroup,
@@ -33,6 +36,8 @@ from engine.model.paging import Page
 from engine.model.records import DownloadEntry, DownloadRequest, ErrorRecord
 from engine.model.states import State
 from engine.transfer.services import Services
+
+log = logging.getLogger("engine")
 
 _Sort = TypeVar("_Sort", GroupSort, MemberSort)
 
@@ -68,6 +73,7 @@ class Groups:
         self._remove = remove
         self._locks: dict[str, trio.Lock] = {}
         self._removing: dict[str, trio.Event] = {}
+        self._given_up = trio.Event()
 
     async def add(self, request: GroupRequest) -> GroupChange:
         """Have all of a group offline, or ask for it again: a member that is complete stays so, any other goes on.
@@ -103,18 +109,20 @@ class Groups:
         they are in their lives. Of a group that is not there: nothing."""
         check_group(scope, group_id)
         async with self.alone(scope):
-            leaving = await self._services.write(self._store.drop, scope, group_id)
-            return await self._let_go(leaving or ())
+            with self._finished_later():
+                leaving = await self._services.write(self._store.drop, scope, group_id)
+                return await self._let_go(leaving or ())
 
     async def release(self, entry_id: str, *, keep_file: bool = False) -> tuple[str, ...]:
         """The entry is not wanted by itself any more: it is removed with its files (not the finished one with
         ``keep_file``), unless groups hold it; their ids are returned. Raises UnknownEntry; StorageError when it is gone
         but a file could not be deleted."""
         async with self.alone(self._scope_of(entry_id)):
-            holders = await self._services.write(self._store.disown, entry_id)
-            if not holders:
-                await self._remove_one(entry_id, keep_file=keep_file)
-            return holders
+            with self._finished_later():
+                holders = await self._services.write(self._store.disown, entry_id)
+                if not holders:
+                    await self._remove_one(entry_id, keep_file=keep_file)
+                return holders
 
     async def own(self, requests: Iterable[DownloadRequest]) -> None:
         """To be called before entries are asked for by themselves: they will stay when their last group goes, and what
@@ -135,6 +143,39 @@ class Groups:
         told = [(entry_id, "no group held it any more; it was removed") for entry_id in change.removed]
         told += [(refusal.entry_id, f"it could not be removed: {refusal.error.message}") for refusal in change.refused]
         return [Recovered(id=entry_id, epoch=0, attempt=0, what=what) for entry_id, what in told]
+
+    async def finish_left(self) -> None:
+        """Remove what nothing holds any more and a change left: at once when it was given up half-way, and from time to
+        time; until cancelled. (To shield the change would keep its caller for as long as a thousand files take.)"""
+        while True:
+            with trio.move_on_after(self._services.config.space_check_interval_max_s):
+                await self._given_up.wait()
+            self._given_up = trio.Event()
+            try:
+                await self._finish_alone()
+            except EngineClosed:
+                return
+            except (StoreError, StorageError) as error:
+                log.warning("what no group holds any more could not be removed, and will be later: %s", error)
+
+    async def _finish_alone(self) -> None:
+        """While no change of the scope is at work: that one removes what it left itself."""
+        by_scope: dict[str, list[str]] = {}
+        for entry_id in await self._services.work(self._store.leaving):
+            entry = self._look(entry_id)
+            by_scope.setdefault("" if entry is None else entry.scope, []).append(entry_id)
+        for scope, entry_ids in by_scope.items():
+            async with self.alone(scope):
+                await self._let_go(entry_ids)
+
+    @contextmanager
+    def _finished_later(self) -> Iterator[None]:
+        """However the block ends, what it has the store remember is removed soon."""
+        try:
+            yield
+        except BaseException:
+            self._given_up.set()
+            raise
 
     async def status(self, group_id: str, *, scope: str = "") -> GroupStatus:
         """A group's state, counts, bytes and shortfalls, derived from its members as they are now. Raises
@@ -188,9 +229,10 @@ class Groups:
         self, group: GroupRecord, wanted: Sequence[Wanted], new: Sequence[Wanted], *, replace: bool
     ) -> GroupChange:
         members = [one.member for one in wanted]
-        leaving = await self._services.write(self._store.put, group, members, replace=replace)
-        refused = await self._ask_for([one.request for one in new])
-        change = await self._let_go(leaving)
+        with self._finished_later():
+            leaving = await self._services.write(self._store.put, group, members, replace=replace)
+            refused = await self._ask_for([one.request for one in new])
+            change = await self._let_go(leaving)
         asked = tuple(dict.fromkeys(one.member.entry_id for one in new))
         return GroupChange(asked, change.removed, (*refused, *change.refused))
 

@@ -6,6 +6,7 @@ import math
 
 import trio
 
+from engine.control.groups import Groups
 from engine.control.health import DownloadHealth, download_health
 from engine.control.hub import EventHub
 from engine.control.maintenance import Maintenance
@@ -21,11 +22,12 @@ from engine.transfer.services import Services
 class Upkeep:
     """``run`` is its task."""
 
-    def __init__(self, services: Services, hub: EventHub, manager: Manager) -> None:
+    def __init__(self, services: Services, hub: EventHub, manager: Manager, groups: Groups) -> None:
         self._services = services
         self._runs = manager.runs
         self.space = Space(services, manager.removal.remove_if, manager.resume)
         self._removal = manager.removal
+        self._groups = groups
         self._removal.freed = self.space.freed
         self.maintenance = Maintenance(services, manager.runs, self.space, manager.removal.remove_if)
         self.repairs = Repairs(services, manager.runs, Moves(services, hub), manager._credentials)
@@ -35,6 +37,7 @@ class Upkeep:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.space.watch)
             nursery.start_soon(self._removal.finish_left)
+            nursery.start_soon(self._groups.finish_left)
             nursery.start_soon(self.maintenance.maintain)
 
     async def health(self) -> DownloadHealth:

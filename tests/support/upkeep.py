@@ -17,7 +17,7 @@ def upkeep_of(engine: Engine) -> Upkeep:
     """The engine's own; one made for the test, and kept, where it has none."""
     found = getattr(engine, "_upkeep", None)
     if not isinstance(found, Upkeep):
-        found = Upkeep(engine._services, engine._hub, engine._manager)
+        found = Upkeep(engine._services, engine._hub, engine._manager, engine._groups)
         setattr(engine, "_upkeep", found)  # noqa: B010  # not declared on the engine
     return found
 

@@ -132,6 +132,61 @@ async def test_bug_19_a_track_that_left_the_playlist_does_not_linger(library: Pa
         assert (await groups.remove("h")).removed == ()
 
 
+async def until_only(engine: Engine, *left: str) -> None:
+    with trio.fail_after(10), engine.events() as events:
+        while {entry.id for entry in await engine.list()} != set(left):
+            await anext(events)
+
+
+@pytest.mark.parametrize("change", ["remove", "set"])
+async def test_a_change_that_is_given_up_half_way_is_finished(
+    library: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The group was gone and its members stayed until the next start, also when it was removed again."""
+    async with serve(PAYLOAD) as origin, open_engine(library, config=CONFIG) as engine:
+        await engine.add_group(album(origin.base, "abcdef"))
+        await until(engine, GroupState.COMPLETED)
+        groups, scope = engine._services.store.groups, trio.CancelScope()
+
+        def then_cancelled(name: str) -> None:
+            call = getattr(groups, name)
+
+            def made(*args: Any, **kwargs: Any) -> Any:
+                trio.from_thread.run_sync(scope.cancel)
+                return call(*args, **kwargs)
+
+            monkeypatch.setattr(groups, name, made)
+
+        with scope:
+            if change == "remove":
+                then_cancelled("drop")
+                await engine.remove_group("g")
+            else:
+                then_cancelled("put")
+                await engine.set_group_members("g", tracks(origin.base, "a"))
+        assert scope.cancelled_caught
+        await until_only(engine, *([] if change == "remove" else ["a"]))
+        with trio.fail_after(10):
+            while files_under(library / "files") != (set() if change == "remove" else {"a"}):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+async def test_what_is_refused_of_a_change_does_not_keep_what_left(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(PAYLOAD) as origin, open_engine(library, config=CONFIG) as engine:
+        await engine.add_group(album(origin.base, "abc"))
+        await until(engine, GroupState.COMPLETED)
+
+        def broken(entries: object) -> object:
+            raise StoreUnusable("nothing new is taken")
+
+        monkeypatch.setattr(engine._services.store, "add_missing", broken)
+        with pytest.raises(StoreUnusable):
+            await engine.set_group_members("g", tracks(origin.base, "az"))
+        await until_only(engine, "a")
+
+
 async def test_a_crash_between_the_last_link_and_the_file_leaves_nothing(library: Path) -> None:
     async with serve(PAYLOAD) as origin:
         async with open_engine(library, config=CONFIG) as engine:

@@ -115,6 +115,7 @@ async def test_one_that_waits_for_its_next_try_waits_on_when_a_verb_is_refused(
             await _pause(engine, origin, monkeypatch)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert len(origin.asked) == 1
+        assert manager_of(engine).runs.active("b")
         origin.script = lambda asked: Reply()
         await engine.retry("b")
         with trio.fail_after(10):
