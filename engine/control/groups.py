@@ -74,6 +74,7 @@ class Groups:
         self._locks: dict[str, trio.Lock] = {}
         self._removing: dict[str, trio.Event] = {}
         self._given_up = trio.Event()
+        self._keeping: set[str] = set()  # what is to be removed without its finished file
 
     async def add(self, request: GroupRequest) -> GroupChange:
         """Have all of a group offline, or ask for it again: a member that is complete stays so, any other goes on.
@@ -118,10 +119,13 @@ class Groups:
         ``keep_file``), unless groups hold it; their ids are returned. Raises UnknownEntry; StorageError when it is gone
         but a file could not be deleted."""
         async with self.alone(self._scope_of(entry_id)):
+            (self._keeping.add if keep_file else self._keeping.discard)(entry_id)
             with self._finished_later():
                 holders = await self._services.write(self._store.disown, entry_id)
-                if not holders:
-                    await self._remove_one(entry_id, keep_file=keep_file)
+                if holders:
+                    self._keeping.discard(entry_id)
+                else:
+                    await self._remove_one(entry_id)
                 return holders
 
     async def own(self, requests: Iterable[DownloadRequest]) -> None:
@@ -133,6 +137,7 @@ class Groups:
         ids = [entry_of(request, services.config, services.now()).id for request in requests]
         if needing := self._store.needs_owning(ids):
             await services.write(self._store.own, needing)
+            self._keeping.difference_update(needing)
         for entry_id in needing:
             while (removing := self._removing.get(entry_id)) is not None:
                 await removing.wait()
@@ -231,6 +236,7 @@ class Groups:
         members = [one.member for one in wanted]
         with self._finished_later():
             leaving = await self._services.write(self._store.put, group, members, replace=replace)
+            self._keeping.difference_update(member.entry_id for member in members)
             refused = await self._ask_for([one.request for one in new])
             change = await self._let_go(leaving)
         asked = tuple(dict.fromkeys(one.member.entry_id for one in new))
@@ -277,20 +283,21 @@ class Groups:
                 raise errors[0]
         return GroupChange(removed=tuple(removed), refused=tuple(refused))
 
-    async def _remove_one(self, entry_id: str, *, keep_file: bool = False) -> bool:
+    async def _remove_one(self, entry_id: str) -> bool:
         """False when the entry is wanted again by now. No await before its removal is registered: :meth:`own` must find
         it either not begun or here."""
         if not self._store.is_leaving(entry_id):
             return False
         removing = self._removing[entry_id] = trio.Event()
         try:
-            await (self._remove(entry_id, keep_file=True) if keep_file else self._remove(entry_id))
+            await (self._remove(entry_id, keep_file=True) if entry_id in self._keeping else self._remove(entry_id))
         except UnknownEntry:  # somebody else did
             await self._services.write(self._store.gone, [entry_id])
         finally:
             if self._removing.get(entry_id) is removing:  # asked for twice at once, the later one has the place
                 del self._removing[entry_id]
             removing.set()
+        self._keeping.discard(entry_id)
         return True
 
     def _waiting_first(self, entry_ids: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -171,6 +171,28 @@ async def test_a_change_that_is_given_up_half_way_is_finished(
                 await trio.sleep(0.01)
 
 
+async def test_a_file_that_is_to_be_kept_is_kept_when_its_removal_is_given_up_half_way(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(PAYLOAD) as origin, open_engine(library, config=CONFIG) as engine:
+        download = await engine.offline(DownloadRequest(url=origin.url(), id="a"))
+        path = (await download.wait()).path
+        groups, scope = engine._services.store.groups, trio.CancelScope()
+        disown = groups.disown
+
+        def cancelled(entry_id: str) -> tuple[str, ...]:
+            trio.from_thread.run_sync(scope.cancel)
+            return disown(entry_id)
+
+        monkeypatch.setattr(groups, "disown", cancelled)
+        with scope:
+            await engine.remove("a", keep_file=True)
+        await until_only(engine)
+        assert groups.leaving() == []
+        assert os.path.getsize(path) == len(PAYLOAD)
+    assert os.path.getsize(path) == len(PAYLOAD)
+
+
 async def test_what_is_refused_of_a_change_does_not_keep_what_left(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
