@@ -7,19 +7,21 @@ costs nothing for those that wait; only what runs is paused (:mod:`engine.contro
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from engine.control.queue import host_of
+from engine.errors import MeteredLine, NoRoute
 from engine.model.line_policy import ALLOWED, LinePolicy, Verdict, allowed, narrowed
 from engine.model.lines import UNKNOWN_LINE, Line
+from engine.model.states import Reason
+from engine.net.addresses import is_here
+from engine.net.binding import Leave
 
 CLOCK_LOOK_S = 60.0  # how soon hours notice a wall clock that was set, or a night that the machine slept through
-_LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}", re.ASCII)
 
 
 class Wanting(Protocol):
@@ -84,6 +86,7 @@ class LineGate:
         self.parked: dict[str, None] = {}  # entries that are PAUSED for the line, or about to be
         self.freed: Callable[[], None] = lambda: None  # whoever resumes them is told of one that need not wait
         self._sizes: dict[str, float] = {}  # of entries for which it matters, and that have no record of it yet
+        self._led_away: dict[str, tuple[str, ...]] = {}  # entries whose sources, all here, led to another machine
         self._kinds: dict[_Kind, int] = {}
         self._by_own: dict[tuple[LinePolicy, bool], int] = {}  # what needs no second look: a hundred thousand are asked
         self._states: list[_State] = []
@@ -130,8 +133,15 @@ class LineGate:
             self.freed()
 
     def needs_line(self, entry: Wanting) -> bool:
-        """Whether any source of the entry is on another machine."""
-        return any(not is_here(host_of(url)) for url in entry.sources)
+        """Whether any source of the entry is on another machine, or led to one."""
+        if any(not is_here(host_of(url)) for url in entry.sources):
+            return True
+        return bool(self._led_away) and self._led_away.get(entry.id) == tuple(entry.sources)
+
+    def leave_of(self, entry: Wanting) -> Leave | None:
+        """What is asked before an entry that needs no line is led beyond this machine, by a redirect or a proxy. None
+        for one that needs a line: it was judged by that before it began."""
+        return None if self.needs_line(entry) else partial(self._leave, entry)
 
     def closed(self) -> frozenset[int]:
         """The kinds that have to wait."""
@@ -176,14 +186,16 @@ class LineGate:
         known = (self._sizes.get(entry.id), entry.bytes_total, entry.expected_length)
         return next((size for size in known if size is not None), None)
 
+    def _leave(self, entry: Wanting) -> str:
+        """The interface to go through. From now on the entry needs a line, so that it waits, and is paused, with its
+        like. Raises MeteredLine or NoRoute when it has to wait."""
+        self._led_away[entry.id] = tuple(entry.sources)
+        verdict = self.held(entry)
+        if verdict.allowed:
+            return verdict.interface
+        self.parked[entry.id] = None
+        kind = MeteredLine if verdict.reason is Reason.METERED else NoRoute
+        raise kind(f"it leads beyond this machine, and waits {verdict.why}")
+
     def _judge(self, kind: _Kind) -> Verdict:
         return allowed(kind.policy, self.line, self._now(), here=kind.here)
-
-
-@lru_cache(maxsize=1024)
-def is_here(host: str) -> bool:
-    """Whether a URL's host names this very machine, so that no line is needed. By its name alone: that an address of a
-    network is this machine's own is not looked up."""
-    return (
-        host == "localhost" or host.endswith(".localhost") or host == "[::1]" or _LOOPBACK.fullmatch(host) is not None
-    )

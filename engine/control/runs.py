@@ -312,7 +312,7 @@ class Runs:
     async def _drive(self, entry: DownloadEntry, run: Run) -> None:
         delay_s: float | None = None
         try:
-            with run.scope, bound_to(run.interface):
+            with run.scope, bound_to(run.interface, self.gate.leave_of(entry)):
                 entry, delay_s = await self._attempts.make(entry, run)
         except (StoreError, StorageError) as error:
             # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands:

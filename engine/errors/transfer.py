@@ -96,7 +96,8 @@ class Stalled(NetworkError):
 
 
 class MeteredLine(NetworkError):
-    """The entry is too big for the metered line that there is; nothing of it was fetched."""
+    """The entry may not be fetched over the metered line that there is (it is too big, or its source on this machine
+    leads elsewhere); nothing of it was."""
 
     code = "metered"
     retryable = False  # over this line

@@ -6,6 +6,7 @@ Judged is the address that is connected to, never a name: a name is resolved onc
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LOCALHOST = "localhost"
+_LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}", re.ASCII)
 
 
 class AddressKind(StrEnum):
@@ -109,6 +111,15 @@ def embedded(address: Address) -> ipaddress.IPv4Address | None:
 def is_special(host: str) -> bool:
     """Whether a parsed URL's host is an address literal, or ``localhost``: then it can be somebody's word."""
     return ":" in host or host == LOCALHOST or host.rpartition(".")[2].isdigit()
+
+
+@lru_cache(maxsize=1024)
+def is_here(host: str) -> bool:
+    """Whether a host, or an address, is this very machine, so that no line is needed. A host by its name alone: that an
+    address of a network is this machine's own is not looked up."""
+    return (
+        host == LOCALHOST or host.endswith(".localhost") or host in {"::1", "[::1]"} or bool(_LOOPBACK.fullmatch(host))
+    )
 
 
 def _parsed(text: str) -> Address:

@@ -17,8 +17,8 @@ from engine.errors import (
     ProxyError,
     ResolverDown,
 )
-from engine.net.addresses import LOCALHOST, is_special
-from engine.net.binding import bound_interface
+from engine.net.addresses import LOCALHOST, is_here, is_special
+from engine.net.binding import bound_interface, leave_machine
 from engine.net.link import Link
 from engine.net.proxy import Proxies, Proxy, open_tunnel
 from engine.net.resolving import connect_tcp
@@ -50,9 +50,12 @@ class Dialer:
         self._direct = not self._proxies
 
     def route(self, origin: Origin, *, named: bool = False) -> Route:
-        """The way to ``origin``. ``named``: the caller put it into a request's URL himself."""
+        """The way to ``origin``. ``named``: the caller put it into a request's URL himself. Raises NoRoute or
+        MeteredLine when it leads beyond this machine, and the work that it is for may not."""
         tls = self._tls.label(origin) if origin.scheme == "https" else ""
         proxy = None if self._direct else self._proxies.for_(origin)
+        if not is_here(origin.host if proxy is None else proxy.origin.host):
+            leave_machine()
         return Route(origin, tls, proxy, named and is_special(origin.host), bound_interface())
 
     async def connect(self, route: Route) -> Link:

@@ -20,7 +20,8 @@ from engine.errors import (
     TooManyFiles,
     TransferError,
 )
-from engine.net.binding import open_stream
+from engine.net.addresses import is_here
+from engine.net.binding import leave_machine, open_stream
 
 # Why an address may not be connected to; None when it may.
 Judge = Callable[[str], str | None]
@@ -40,9 +41,11 @@ _NO_ANSWER = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN})
 async def connect_tcp(host: str, port: int, judge: Judge, timeout_s: float) -> socket.socket:
     """A connected, non-blocking socket. Raises AddressRefused when ``judge`` lets no address of the host pass,
     DnsError, ConnectRefused, ConnectTimeout, NoRoute; TooManyFiles or NetworkError when this side is out of descriptors
-    or ports."""
+    or ports; MeteredLine or NoRoute for work that may not leave this machine."""
     with trio.move_on_after(timeout_s):
         passed = _passed(host, await _resolve(host, port), judge)
+        if not all(map(is_here, passed)):
+            leave_machine()
         try:
             stream = await _race(passed, port)
         except OSError as error:

@@ -11,11 +11,13 @@ import trio
 import trio.testing
 
 from engine.config import Config
-from engine.control.line_gate import CLOCK_LOOK_S, LineGate, is_here
+from engine.control.line_gate import CLOCK_LOOK_S, LineGate
+from engine.errors import MeteredLine, NoRoute
 from engine.model.line_policy import ANY_LINE, LinePolicy
-from engine.model.lines import Line
+from engine.model.lines import Interface, Line
 from engine.model.records import DownloadEntry
 from engine.model.states import Reason
+from engine.net.addresses import is_here
 from tests.support.runs import Stage
 
 CONNECTED, GONE, METERED = Line(connected=True), Line(connected=False), Line(connected=True, metered=True)
@@ -174,6 +176,34 @@ def test_this_machine_needs_no_line(host: str, here: bool) -> None:
 def test_one_mirror_elsewhere_needs_a_line() -> None:
     both = DownloadEntry(id="a", sources=("http://localhost/x", "http://cdn.example/x"))
     assert Gate().gate.needs_line(both)
+
+
+def test_what_leaves_this_machine_needs_a_line_from_then_on() -> None:
+    """Its kind is another one then: it waits, and goes on, with all that need a line."""
+    gate = Gate().gate
+    local = entry(url="http://localhost/x", line=LinePolicy(allow_metered=False))
+    leave = gate.leave_of(local)
+    assert leave is not None
+    for line, kind, reason in ((METERED, MeteredLine, Reason.METERED), (GONE, NoRoute, Reason.NETWORK)):
+        gate.update(line)
+        with pytest.raises(kind, match="waits for"):
+            leave()
+        assert gate.parked == {"a": reason}
+        assert gate.held(local).reason is reason
+    assert gate.leave_of(local) is None, "it is judged by the line before it begins again"
+    other = entry(url="http://localhost/y", line=local.line)
+    assert gate.held(other).allowed, "another URL of the same id need not lead there"
+
+
+def test_what_may_leave_goes_through_the_interface_of_its_policy() -> None:
+    gate = Gate().gate
+    gate.update(Line(connected=True, interfaces=(Interface(name="wg0", up=True, routed=True),)))
+    local = entry(url="http://localhost/x", line=LinePolicy(interfaces=("wg0",)))
+    assert gate.held(local).interface == ""
+    leave = gate.leave_of(local)
+    assert leave is not None
+    assert leave() == "wg0"
+    assert gate.leave_of(entry()) is None
 
 
 def test_a_gate_that_closes_by_the_clock_between_two_turns_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
