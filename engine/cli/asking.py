@@ -54,14 +54,11 @@ def requests_of(arguments: argparse.Namespace) -> dict[str, DownloadRequest]:
         "mirrors": tuple(arguments.mirror),
     }
     requests: dict[str, DownloadRequest] = {}
-    seen: set[str] = set()
     for url, place in places.items():
         plain = DownloadRequest(url=url, **common)
         for request in requests_of_metalink(plain, arguments) if is_metalink(url) else (plain,):
             entry = _checked(request, place or ("the command line" if len(urls) > 1 else ""))
-            if entry.url not in seen:  # spelled otherwise, but the same
-                seen.add(entry.url)
-                requests[entry.id] = request
+            requests.setdefault(entry.id, request)  # a URL spelled otherwise, but the same
     return requests
 
 

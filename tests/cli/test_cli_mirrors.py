@@ -55,6 +55,17 @@ def test_a_metalink_names_the_bad_one(
     assert entry["sources"] == list(urls)
 
 
+def test_two_files_of_a_metalink_with_one_url_are_both_had(cli: Cli, origin: WatchedOrigin, tmp_path: Path) -> None:
+    """Into a folder each has its own name; in the library, where a URL is a file, they are one."""
+    url = origin.url("/small.bin")
+    one, two = (metalink(url, data=SMALL, name=name, pieces=False) for name in ("one.bin", "two.bin"))
+    (tmp_path / "both.meta4").write_text(one.replace("</metalink>", two[two.index("<file") :]))
+    said = cli("get", "--json", "--output", f"{tmp_path}/out/", tmp_path / "both.meta4")
+    assert {said["path"] for said in said.objects} == {f"{tmp_path}/out/one.bin", f"{tmp_path}/out/two.bin"}
+    assert [(tmp_path / "out" / name).read_bytes() for name in ("one.bin", "two.bin")] == [SMALL, SMALL]
+    assert [said["state"] for said in cli("get", "--json", tmp_path / "both.meta4").objects] == ["completed"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
