@@ -93,7 +93,7 @@ async def open_engine(
     try:
         recovered = await in_thread(Recovery(store, files, time.time()).run, limiter=writer)
         rng = random.Random(seed)  # noqa: S311  # jitter
-        gate = _gate(config, line_policy, rng)
+        gate = gate_of(config, line_policy, rng)
         monitor = StaticMonitor(UNKNOWN_LINE) if config.records_only else network or AutoMonitor()
         async with _running(
             path, config, files, client, store, writer, rng, recovered, resolver=resolver, gate=gate, monitor=monitor
@@ -202,8 +202,9 @@ def _services(
     )
 
 
-def _gate(config: Config, policy: LinePolicy, rng: random.Random) -> LineGate:
-    """The engine's policy, and how long a line settles: not all machines behind one access point begin at once."""
+def gate_of(config: Config, policy: LinePolicy, rng: random.Random) -> LineGate:
+    """The engine's policy, and how long a line settles: not all machines behind one access point begin at once. Raises
+    InvalidRequest."""
     policy.check()
     configured = LinePolicy(allow_metered=config.allow_metered, metered_bytes_max=config.metered_bytes_max)
 

@@ -1,4 +1,5 @@
-"""Metalinks among what is to be fetched: a file, or a URL whose document is fetched first."""
+"""Metalinks among what is to be fetched: a file, or a URL whose document is fetched first, over the line that its files
+may use."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:  # with all that fetching needs: only when there is one
     from engine.model.records import DownloadRequest
-    from engine.net.trust import Trust
 
 SUFFIX = ".meta4"
 _REMOTE = ("http://", "https://")
@@ -23,14 +23,13 @@ def is_metalink(text: str) -> bool:
 
 def requests_of_metalink(template: DownloadRequest, arguments: argparse.Namespace) -> tuple[DownloadRequest, ...]:
     """The requests that the document at ``template.url`` (a URL, or a file's path) stands for. Raises InvalidRequest,
-    and what fetching it raises."""
-    from engine.cli.trusting import trust_of  # noqa: PLC0415
+    and what fetching it raises; KeyboardInterrupt when a signal ended that."""
     from engine.media.metalink import requests_from_metalink  # noqa: PLC0415
 
     if template.mirrors:
         raise InvalidRequest("a Metalink names its mirrors itself: --mirror is for a plain URL")
     if template.url.lower().startswith(_REMOTE):
-        document = _fetched(template, trust_of(arguments))
+        document = _fetched(template, arguments)
         return requests_from_metalink(document, template=template, source=template.url)
     return requests_from_metalink(_read(template.url), template=template)
 
@@ -45,25 +44,26 @@ def _read(path: str) -> bytes:
         raise InvalidRequest(f"cannot read the Metalink {path}: {error.strerror or error}") from error
 
 
-def _fetched(template: DownloadRequest, trust: Trust) -> bytes:
+def _fetched(template: DownloadRequest, arguments: argparse.Namespace) -> bytes:
     import trio  # noqa: PLC0415
 
-    from engine.config import DEFAULT_CONFIG  # noqa: PLC0415
-    from engine.media.metalink import DOCUMENT_BYTES_MAX  # noqa: PLC0415
-    from engine.net.client import Client  # noqa: PLC0415
-    from engine.net.response import judge  # noqa: PLC0415
-    from engine.net.url import parse_url  # noqa: PLC0415
+    from engine.cli.console import warn  # noqa: PLC0415
+    from engine.cli.interrupt import until_interrupted  # noqa: PLC0415
+    from engine.cli.metalink_fetch import MetalinkFetch  # noqa: PLC0415
+    from engine.cli.text import shown_url  # noqa: PLC0415
+    from engine.cli.trusting import trust_of  # noqa: PLC0415
+    from engine.network.auto import AutoMonitor  # noqa: PLC0415
 
-    async def fetch() -> bytes:
-        client = Client(DEFAULT_CONFIG, trust=trust)
-        try:
-            fields = template.headers + template.secret_headers
-            async with client.get(parse_url(template.url), fields=fields) as exchange:
-                judge(exchange.head, None, None)
-                room = bytearray(DOCUMENT_BYTES_MAX + 1)
-                with memoryview(room) as view:
-                    return bytes(view[: await exchange.fill(view)])
-        finally:
-            await client.aclose()
+    def waits(why: str) -> None:
+        if not arguments.no_progress:
+            warn(f"waiting {why}: {shown_url(template.url)}")
 
-    return trio.run(fetch)
+    trust = trust_of(arguments)
+    found: list[bytes] = []
+
+    async def fetch() -> None:
+        found.append(await MetalinkFetch(template, trust, waits).run(AutoMonitor()))
+
+    if trio.run(until_interrupted, fetch):
+        raise KeyboardInterrupt
+    return found[0]

@@ -73,6 +73,7 @@ def test_two_files_of_a_metalink_with_one_url_are_both_had(cli: Cli, origin: Wat
         (["{good}", "--mirror", "ftp://h/f"], "http"),
         (["{meta}", "--mirror", "{good}"], "names its mirrors itself"),
         (["{meta}", "--header", "A: b"], "origins"),
+        (["{good}.meta4", "--hours", "noon"], "hours are given as"),
         (["{here}/none.meta4"], "cannot read the Metalink"),
         (["{here}/odd.meta4"], "no Metalink"),
     ],
