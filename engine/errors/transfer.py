@@ -90,7 +90,8 @@ class ConnectionLost(NetworkError):
 
 
 class Stalled(NetworkError):
-    """The server sent nothing for the idle timeout, or so little that it would never end."""
+    """The server sent nothing for the idle timeout, or so little that it would never end; of a Metalink's document: not
+    all of it in ten minutes."""
 
     code = "stalled"
 

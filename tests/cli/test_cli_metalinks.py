@@ -17,7 +17,7 @@ from engine.cli import metalink_fetch
 from engine.cli.metalink_fetch import MetalinkFetch
 from engine.config import DEFAULT_CONFIG, KIB
 from engine.control import line_gate
-from engine.errors import ConnectRefused
+from engine.errors import ConnectRefused, Stalled
 from engine.model.lines import Interface
 from engine.network.auto import AutoMonitor
 from engine.network.monitor import NetworkMonitor
@@ -170,6 +170,17 @@ async def test_an_error_that_is_not_the_lines_doing_is_told_at_once() -> None:
         url = origin.url("x.meta4")
     with pytest.raises(ConnectRefused):
         await MetalinkFetch(DownloadRequest(url=url), TRUST, pytest.fail).run(StaticMonitor(FREE))
+
+
+async def test_a_document_that_drips_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes long before the idle timeout."""
+    monkeypatch.setattr(metalink_fetch, "DOCUMENT_WITHIN_S", 0.5)
+    async with serve(DOCUMENT) as origin:
+        origin.rate = 20 * KIB
+        template = DownloadRequest(url=origin.url("x.meta4"))
+        with trio.fail_after(5), pytest.raises(Stalled, match=r"x\.meta4: the Metalink was not here within 0\.5 s"):
+            await MetalinkFetch(template, TRUST, pytest.fail).run(StaticMonitor(FREE))
+        assert 0 < origin.sent < len(DOCUMENT)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
