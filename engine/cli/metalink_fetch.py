@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -19,14 +19,25 @@ from engine.net.binding import bound_to
 from engine.net.client import Client
 from engine.net.connection import Exchange
 from engine.net.response import judge
-from engine.net.trust import Trust
-from engine.net.url import parse_url
+from engine.net.trust import Trust, parse_origin
+from engine.net.url import Url, parse_url
 from engine.network.monitor import NetworkMonitor
 from engine.opening import gate_of
 
 # From asking to the last byte: the timeouts of single reads let a server drip 8 MiB for years. A line of 14 KiB/s
 # brings them within it.
 DOCUMENT_WITHIN_S: Final = 600.0
+
+
+class Fetched(NamedTuple):
+    """A document as it came (of one that is too long, more than ``DOCUMENT_BYTES_MAX`` bytes), and ``url``: from where
+    in the end. ``named``: that is still the caller's word; ``at_home``: no redirect on the way left the origins that
+    his header fields are for."""
+
+    content: bytes
+    url: Url
+    named: bool
+    at_home: bool
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -54,10 +65,9 @@ class MetalinkFetch:
         self._changed = trio.Event()
         self._told = ""
 
-    async def run(self, monitor: NetworkMonitor) -> bytes:
-        """The document, or its first ``DOCUMENT_BYTES_MAX + 1`` bytes. Raises Stalled when it is not here within
-        ``DOCUMENT_WITHIN_S``, not counting what it waits for the line, and what :meth:`Client.open` and :func:`judge`
-        raise."""
+    async def run(self, monitor: NetworkMonitor) -> Fetched:
+        """The document. Raises Stalled when it is not here within ``DOCUMENT_WITHIN_S``, not counting what it waits for
+        the line, and what :meth:`Client.open` and :func:`judge` raise."""
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(monitor.follow, self._tell)
@@ -73,10 +83,10 @@ class MetalinkFetch:
         self._gate.update(line)
         self._changed.set()
 
-    async def _begin(self) -> bytes | None:
+    async def _begin(self) -> Fetched | None:
         """Wait for the line, and fetch; None when the line has to be waited for again."""
         await self._turn()
-        document: bytes | None = None
+        document: Fetched | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_held, nursery.cancel_scope)
             document = await self._try()
@@ -103,7 +113,7 @@ class MetalinkFetch:
             await self._change()
         scope.cancel()
 
-    async def _try(self) -> bytes | None:
+    async def _try(self) -> Fetched | None:
         """The document; None when what went wrong is the line's doing."""
         interface, leave = self._gate.held(self._document).interface, self._gate.leave_of(self._document)
         try:
@@ -115,14 +125,17 @@ class MetalinkFetch:
                 raise
             return None
 
-    async def _ask(self) -> bytes:
+    async def _ask(self) -> Fetched:
         client = Client(DEFAULT_CONFIG, trust=self._trust)
-        fields = self._template.headers + self._template.secret_headers
+        template = self._template
+        fields = template.headers + template.secret_headers
+        home = (self._url.origin, *map(parse_origin, template.header_origins))
         try:
-            async with client.get(self._url, fields=fields) as exchange:
+            async with client.get(self._url, fields=fields, home=home, named=template.named) as exchange:
                 judge(exchange.head, None, None)
                 self._admit(exchange.body_left)
-                return await _content(exchange)
+                content = await _content(exchange)
+                return Fetched(content, exchange.url, exchange.named, exchange.sent_fields == fields)
         finally:
             await client.aclose()
 

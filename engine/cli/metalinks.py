@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.errors import InvalidRequest
 
 if TYPE_CHECKING:  # with all that fetching needs: only when there is one
+    from engine.cli.metalink_fetch import Fetched
     from engine.model.records import DownloadRequest
 
 SUFFIX = ".meta4"
@@ -29,8 +30,9 @@ def requests_of_metalink(template: DownloadRequest, arguments: argparse.Namespac
     if template.mirrors:
         raise InvalidRequest("a Metalink names its mirrors itself: --mirror is for a plain URL")
     if template.url.lower().startswith(_REMOTE):
-        document = _fetched(template, arguments)
-        return requests_from_metalink(document, template=template, source=template.url)
+        fetched = _fetched(template, arguments)
+        common, source = _with_whom(template, fetched)
+        return requests_from_metalink(fetched.content, template=common, source=source)
     return requests_from_metalink(_read(template.url), template=template)
 
 
@@ -44,7 +46,21 @@ def _read(path: str) -> bytes:
         raise InvalidRequest(f"cannot read the Metalink {path}: {error.strerror or error}") from error
 
 
-def _fetched(template: DownloadRequest, arguments: argparse.Namespace) -> bytes:
+def _with_whom(template: DownloadRequest, fetched: Fetched) -> tuple[DownloadRequest, str | None]:
+    """What the files have in common, and whose word the document is: a redirect off its origin makes it a stranger's,
+    who may neither name addresses nor choose what header fields are used for at the origin that redirected to him."""
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    if not fetched.at_home and not template.header_origins:
+        to = fetched.url.origin
+        raise InvalidRequest(
+            f"the Metalink is redirected to {to}: name with --header-origin whom header fields are for"
+        )
+    common = replace(template, named=template.named and fetched.named)
+    return common, template.url if fetched.at_home else None
+
+
+def _fetched(template: DownloadRequest, arguments: argparse.Namespace) -> Fetched:
     import trio  # noqa: PLC0415
 
     from engine.cli.console import warn  # noqa: PLC0415
@@ -59,7 +75,7 @@ def _fetched(template: DownloadRequest, arguments: argparse.Namespace) -> bytes:
             warn(f"waiting {why}: {shown_url(template.url)}")
 
     trust = trust_of(arguments)
-    found: list[bytes] = []
+    found: list[Fetched] = []
 
     async def fetch() -> None:
         found.append(await MetalinkFetch(template, trust, waits).run(AutoMonitor()))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import trio.testing
 
 from engine import AddressPolicy, DownloadRequest, Line, LinePolicy, StaticMonitor, Trust
 from engine.cli import metalink_fetch
-from engine.cli.metalink_fetch import MetalinkFetch
+from engine.cli.metalink_fetch import Fetched, MetalinkFetch
 from engine.config import DEFAULT_CONFIG, KIB
 from engine.control import line_gate
 from engine.errors import ConnectRefused, Stalled
@@ -59,7 +60,7 @@ class Fetch:
         self._document: bytes | None = None
 
     async def run(self) -> None:
-        self._document = await self._fetch.run(self.monitor)
+        self._document = (await self._fetch.run(self.monitor)).content
         self._ended.set()
 
     async def document(self) -> bytes | None:
@@ -154,7 +155,7 @@ async def test_a_document_comes_through_the_interface_that_its_files_go_through(
             before = pair.received("spare")
             template = DownloadRequest(url=origin.url("x.meta4"), line=LinePolicy(interfaces=("spare",)))
             with trio.fail_after(30):
-                assert await MetalinkFetch(template, TRUST, pytest.fail).run(AutoMonitor()) == DOCUMENT
+                assert (await MetalinkFetch(template, TRUST, pytest.fail).run(AutoMonitor())).content == DOCUMENT
             assert pair.received("spare") - before > len(DOCUMENT)
         asked = len(far.asked)
         async with fetching(here.url("x.meta4"), METERED, MINDS) as fetch:
@@ -205,11 +206,96 @@ def test_get_waits_for_the_hours_of_a_metalink(
 def test_what_is_waited_for_is_a_note(
     cli: Cli, origin: WatchedOrigin, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
-    async def waited(fetch: MetalinkFetch, _monitor: NetworkMonitor) -> bytes:
+    async def waited(fetch: MetalinkFetch, _monitor: NetworkMonitor) -> Fetched:
         fetch._waits("for rain")
-        return metalink(origin.url("/small.bin"), data=SMALL, pieces=False).encode()
+        content = metalink(origin.url("/small.bin"), data=SMALL, pieces=False).encode()
+        return Fetched(content, fetch._url, named=True, at_home=True)
 
     monkeypatch.setattr(MetalinkFetch, "run", waited)
     said = cli("get", *options, "http://127.0.0.1:9/x.meta4")
     assert said.code == 0
     assert ("waiting for rain: http://127.0.0.1:9/x.meta4\n" in said.err) is not bool(options)
+
+
+# Whose word a document is that was redirected
+
+STRANGER = "127.0.0.9"  # stands for a public address: let be reached
+
+
+class Redirects(WatchedOrigin):
+    """Answers ``/x.meta4`` with a redirect ``to`` there."""
+
+    to = ""
+
+    def answer(self, connection: socket.socket, head: str) -> None:
+        if "/x.meta4 " in head:
+            self.heads.append(head)
+            connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {self.to}\r\nContent-Length: 0\r\n\r\n".encode())
+        else:
+            super().answer(connection, head)
+
+    def passes(self) -> list[bool]:
+        """Of each request for what a stranger has no business to name: whether the header field came along."""
+        return ["X-Pass: word" in head for head in self.heads if "/admin/" in head]
+
+
+class Stranger(WatchedOrigin):
+    """An origin at another address."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        super().__init__(files)
+        self._listener.close()
+        self._listener = socket.create_server((STRANGER, 0))
+
+    def url(self, path: str) -> str:
+        return super().url(path).replace("127.0.0.1", STRANGER)
+
+
+@dataclass
+class Two:
+    """The caller's own origin, which redirects to a stranger's, whose document names a file of the first one."""
+
+    own: Redirects
+    stranger: Stranger
+
+    def get(self, cli: Cli, *options: str) -> Said:
+        return cli("get", "--json", "--allow-address", STRANGER, *options, self.own.url("/x.meta4"))
+
+
+@pytest.fixture
+def two(served: dict[str, str], tmp_path: Path) -> Iterator[Two]:
+    document = str(tmp_path / "any.meta4")
+    files = {"/admin/a.bin": served["/small.bin"], "/own.meta4": document}
+    with Redirects(files) as own, Stranger({"/any.meta4": document}) as stranger:
+        Path(document).write_text(metalink(own.url("/admin/a.bin"), data=SMALL, pieces=False))
+        own.to = stranger.url("/any.meta4")
+        yield Two(own, stranger)
+
+
+def test_a_document_that_was_redirected_is_a_strangers_and_names_no_addresses(cli: Cli, two: Two) -> None:
+    """The caller's word is the address that redirected, not what the one behind it has to say."""
+    said = two.get(cli).object
+    assert (said["state"], said["error"]["code"], said["error"]["fault"]) == ("failed", "address_refused", "server")
+    assert len(two.stranger.heads) == 1
+    assert two.own.passes() == []
+    two.own.to = two.own.url("/own.meta4")  # its origin stays the one that the caller named
+    assert two.get(cli).object["state"] == "completed"
+
+
+def test_header_fields_are_not_for_what_a_strangers_document_names(cli: Cli, two: Two) -> None:
+    """Who could send us back to the origin that they are for would choose what they are used for."""
+    options = ("--allow-address", "127.0.0.1", "--header", "X-Pass: word")
+    said = two.get(cli, *options)
+    assert (said.code, said.out) == (2, "")
+    assert f"redirected to {two.stranger.url('')}: name with --header-origin" in said.err
+    assert two.own.passes() == []
+    assert two.get(cli, *options, "--header-origin", "https://other.example").code == 0
+    assert two.own.passes() == [False]
+    assert "X-Pass" not in two.stranger.heads[-1]
+
+
+def test_a_redirect_to_whom_the_header_fields_are_for_leaves_them_as_they_are(cli: Cli, two: Two) -> None:
+    options = ("--allow-address", "127.0.0.1", "--header", "X-Pass: word", "--header-origin", two.stranger.url(""))
+    assert two.get(cli, *options).code == 0
+    assert "X-Pass: word" in two.stranger.heads[-1]
+    assert two.own.passes() == [True]
