@@ -358,8 +358,7 @@ class Runs:
             lost = [line.id for line in page if not self.active(line.id)]
             strays += [entry_id for entry_id in lost if self.takes_all or entry_id in self._unrecorded]
             first = page[-1].sequence + 1
-        mended = [await self._mend(entry_id) for entry_id in strays]
-        return [each for each in mended if each is not None]
+        return [told for entry_id in strays if (told := await self._mend(entry_id)) is not None]
 
     async def _mend(self, entry_id: str) -> Recovered | None:
         async with self.alone(entry_id):
@@ -378,9 +377,8 @@ class Runs:
             self._unrecorded.pop(entry_id, None)
             if not waits:
                 self.take_up(entry, Kept(self.credentials.of(entry_id)))
-        told = Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what)
         log.warning("entry %s %s", entry_id, what)
-        self._services.emit(told)
+        self._services.emit(told := Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what))
         return told
 
     async def _reconcile_regularly(self) -> None:
