@@ -244,6 +244,9 @@ def test_law_1_a_damaged_line_of_unsynced_parts_is_made_good_from_the_records(ro
 
 def test_a_damaged_session_suspect_log_and_counter_do_not_stop_the_start(root: str) -> None:
     filled(root)
+    cut_off = open_store(root)
+    assert cut_off.commit_chunks([commit("a", [1])]) != [None]
+    cut_off.close(clean=False)
     spoil(root, Table.META, lambda key: key in {b"session", b"next_sequence"})
     spoil(root, Table.SUSPECTS)
     store = open_store(root)
