@@ -69,7 +69,9 @@ def requests_from_metalink(
 ) -> tuple[DownloadRequest, ...]:
     """A request for each file of the document, in its order. ``template``: what else they have in common (headers,
     priority …); its own URL does not count, and its destination, when it ends in ``/`` or there are several files, is
-    the folder that they go to, by the document's names. ``source``: the URL that the document was fetched from.
+    the folder that they go to, by the document's names. ``source``: the URL that the document was fetched from. When
+    a redirect led to another origin on the way, the document is no longer the caller's word: give a template with
+    ``named=False``, and no ``source`` for its header fields to go to.
 
     Names are made safe: whatever a document asks for, its files go into or below the folder that the caller wants them
     in (``CD 1/01.flac`` into a folder of it). Header fields go to ``header_origins`` and to where the document came

@@ -129,6 +129,16 @@ async def test_what_was_led_away_is_paused_when_the_line_becomes_metered(tmp_pat
         assert content((await download.wait()).path) == PAYLOAD
 
 
+async def test_what_is_led_away_and_too_big_for_the_metered_line_waits_for_another(tmp_path: Path) -> None:
+    policy = LinePolicy(metered_bytes_max=len(PAYLOAD) - 1)
+    async with world() as at, opened(tmp_path, METERED, at.trust) as (engine, monitor, events):
+        download = await engine.offline(DownloadRequest(url=at.here.url(), id="film", line=policy))
+        await until(events, State.PAUSED, Reason.METERED)
+        assert len(at.far.asked) == 1
+        monitor.set(FREE)
+        assert content((await download.wait()).path) == PAYLOAD
+
+
 async def test_a_connection_that_another_entry_made_is_no_way_around(tmp_path: Path) -> None:
     """The pool has an idle one to the other machine, of an entry that may use any line."""
     async with world() as at, opened(tmp_path, METERED, at.trust) as (engine, _, events):
