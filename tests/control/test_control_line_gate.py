@@ -188,7 +188,7 @@ def test_what_leaves_this_machine_needs_a_line_from_then_on() -> None:
         gate.update(line)
         with pytest.raises(kind, match="waits for"):
             leave()
-        assert gate.parked == {"a": reason}
+        assert gate.parked == {"a": None}
         assert gate.held(local).reason is reason
     assert gate.leave_of(local) is None, "it is judged by the line before it begins again"
     other = entry(url="http://localhost/y", line=local.line)

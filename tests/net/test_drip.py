@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 import trio
 import trio.testing
@@ -135,18 +137,19 @@ async def test_waiting_for_anything_else_is_no_drip(autojump_clock: trio.testing
 async def test_under_a_cap_nothing_stalls(spare: bool, autojump_clock: trio.testing.MockClock) -> None:
     """Neither one that always has bytes, nor one that brings them as the cap would have them."""
     for rate, link in ((KIB, Drops(MIB, 0.1, MIB)), (2 * KIB, Drops(KIB, 1.0)), (KIB, Drops(300, 1.0))):
-        pacing = Pacing(rate)
-        receiver = receiver_of(link, spare=spare, pace=pacing.of("a"))
-        assert await receiver.fill(memoryview(bytearray(200 * KIB)), 200 * KIB) == 200 * KIB
+        with Pacing(rate).running("a") as pace:
+            receiver = receiver_of(link, spare=spare, pace=pace)
+            assert await receiver.fill(memoryview(bytearray(200 * KIB)), 200 * KIB) == 200 * KIB
 
 
 async def test_a_cap_does_not_hide_a_drip(autojump_clock: trio.testing.MockClock) -> None:
     """Found: under any cap no line was too slow."""
     pacing = Pacing(KIB)
-    paces = [pacing.of(name) for name in "abcde"]
-    receiver = receiver_of(Drops(1, 1.0), pace=paces[0])
-    assert await seconds_until_stalled(receiver, 200_000) == pytest.approx(ALONE_S, rel=0.05)
-    shared = paces[0].share
+    with ExitStack() as running:
+        pace, *_ = [running.enter_context(pacing.running(name)) for name in "abcde"]
+        receiver = receiver_of(Drops(1, 1.0), pace=pace)
+        assert await seconds_until_stalled(receiver, 200_000) == pytest.approx(ALONE_S, rel=0.05)
+        shared = pace.share
     assert shared is not None
     assert shared / 4 > 1.0
 
