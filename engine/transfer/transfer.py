@@ -151,6 +151,7 @@ class Transfer:
             if job is not None and job.grid.count:
                 place = job.entry_id, job.epoch, job.record.index
                 await services.write(services.store.clear_chunks, *place, [(0, job.grid.count)])
+                services.emit(self._progress(0, 0, job.record.length))  # it has fewer durable bytes than it was told
 
     async def _fetch(self) -> None:
         """Fetch what is missing. One source of several that alone gives the body gives way to another when it fails,
@@ -331,11 +332,14 @@ class Transfer:
         if (done, received) == self._told:
             return None
         self._told = (done, received)
+        return self._progress(done, received, job.record.length)
+
+    def _progress(self, done: int, received: int, total: int | None) -> Progress:
         return Progress(
             id=self._entry.id,
             epoch=self._entry.epoch,
             attempt=self._entry.attempt_count,
             bytes_done=done,
             bytes_received=received,
-            bytes_total=job.record.length,
+            bytes_total=total,
         )
