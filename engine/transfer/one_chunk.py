@@ -160,6 +160,8 @@ async def _record(services: Services, entry: DownloadEntry, job: PartJob) -> dic
     found: dict[str, str] = {}
     if wanted or job.durable:
         found = await services.work(_digests_and_sync, services, job, wanted)
+    if job.durable:  # its name too, before it is claimed: publishing may fail, and the power with it
+        await services.lanes.publish(job.record.folder, job.file, _unchanged)
     check_expected(entry, job.record, size, {"blake3": digest.hex(), **found})
     record = replace(job.record, phase=PartPhase.FINALIZING, digest=digest.hex())
     commit = ChunkCommit(
@@ -175,6 +177,10 @@ async def _record(services: Services, entry: DownloadEntry, job: PartJob) -> dic
     job.record = await services.write(services.store.put_whole_part, record, commit)
     job.held.add(0)
     return found
+
+
+def _unchanged() -> None:
+    """No name in the folder changes: it is only synced, with those of others."""
 
 
 def _digests_and_sync(services: Services, job: PartJob, wanted: list[str]) -> dict[str, str]:

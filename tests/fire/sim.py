@@ -9,6 +9,7 @@ way again by ``--from SEED --seeds 1 --trace``.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import logging
 import os
@@ -317,6 +318,7 @@ def play(seed: int) -> Outcome:
     """The day of a seed."""
     home = tempfile.mkdtemp(prefix="sim-", dir=memory_folder())
     day = Simulation(seed, home)
+    gc.collect()  # what another test left open is not this day's
     fds = len(os.listdir("/proc/self/fd"))
     log, handler = logging.getLogger("engine"), _Log(day)
     log.addHandler(handler)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from engine import DownloadFailed, DownloadRequest, State, open_engine
+from engine import DownloadFailed, DownloadRequest, Durability, State, open_engine
 from engine.config import MIB
 from engine.files.filesystem import FileSystem
 from tests.support.library import BIG_CHUNK, CHUNK, check_claim, claims, hash_of, payload_of, small
@@ -262,3 +263,28 @@ async def test_beginning_anew_is_not_forgotten_by_a_failed_attempt(library: Path
     assert outcome.entry.attempts[-2].error is not None
     assert outcome.entry.attempts[-2].error.status == 503
     assert outcome.stats.bytes_resumed == 0
+
+
+@pytest.mark.parametrize("durability", [Durability.STRICT, Durability.RELAXED])
+async def test_a_strict_file_of_one_chunk_has_a_durable_name_before_it_is_claimed(
+    library: Path, durability: Durability
+) -> None:
+    """Found by the simulation: publishing failed, the power went, and what was claimed had no name."""
+    done: list[str] = []
+
+    class Noting(FileSystem):
+        def sync(self, fd: int) -> None:
+            super().sync(fd)
+            done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+
+        def rename_noreplace(self, folder_fd: int, source: str, target: str) -> None:
+            done.append("rename")
+            super().rename_noreplace(folder_fd, source, target)
+
+    data = PAYLOAD[: CHUNK // 2]
+    async with serve(data) as origin:
+        await run(library, DownloadRequest(url=origin.url("first"), id="first"))  # it makes the folder
+        request = DownloadRequest(url=origin.url(), id="x", durability=durability)
+        assert_complete(await run(library, request, files=Noting()), data)
+    before = done[: done.index("rename")]
+    assert before == (["file", "folder"] if durability is Durability.STRICT else [])
