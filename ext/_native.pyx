@@ -5,21 +5,18 @@ Everything here is thin: arguments are checked while the GIL is held, the C core
 range that its meaning allows raises ValueError, whatever its size; a value that is no integer raises TypeError.
 """
 import os
-
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.long cimport PyLong_AsLongAndOverflow
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
-
 from oe_core cimport *
 
-LEAF_BYTES = 1024
-DIGEST_BYTES = 32
+LEAF_BYTES, DIGEST_BYTES = 1024, 32
 
 cdef enum:
     NOGIL_BYTES = 2048  # below this, handing the GIL over costs more than it gives
@@ -204,8 +201,7 @@ def rename_noreplace(source_dir_fd, bytes source not None, target_dir_fd, bytes 
 
 def sync_range_start(fd, offset, length):
     cdef int descriptor = whole(fd, "fd", 0, INT32_MAX), error
-    cdef int64_t first = whole(offset, "offset", 0)
-    cdef int64_t count = whole(length, "length", 1, INT64_MAX - first)
+    cdef int64_t first = whole(offset, "offset", 0), count = whole(length, "length", 1, INT64_MAX - first)
     with nogil:
         error = errno if oe_sync_range_start(descriptor, first, count) != 0 else 0
     if error != 0:
@@ -214,12 +210,8 @@ def sync_range_start(fd, offset, length):
 
 def release_mapped(start, length):
     cdef uint64_t first = whole(start, "start", 1)
-    cdef uint64_t count = whole(length, "length", 1, INT64_MAX - first)
-    cdef int error
-    with nogil:
-        error = errno if oe_release_mapped(first, count) != 0 else 0
-    if error != 0:
-        raise OSError(error, os.strerror(error))
+    if oe_release_mapped(first, whole(length, "length", 1, INT64_MAX - first)) != 0:
+        PyErr_SetFromErrno(OSError)
 
 
 # Buffers. The GIL guards the pool and the counts of views. Neither class can be part of a reference cycle: a pool holds
