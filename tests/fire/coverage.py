@@ -40,6 +40,9 @@ SUITES = (
         "tests/whole/test_whole_retry.py",
         "tests/whole/test_whole_regressions.py",
         "tests/whole/test_whole_maintenance.py",
+        "tests/whole/test_whole_drips.py",
+        "tests/whole/test_whole_quotas.py",
+        "tests/whole/test_whole_root.py",
     ),
     ("tests/fire/test_fire_findings.py", "tests/fire/test_fire_laws.py", "tests/fire/test_bad_day.py"),
     (

@@ -12,9 +12,19 @@ from msgspec.structs import replace
 
 from engine.control.recovery import Recovery
 from engine.errors import InputOutput, PartLost, StorageError, TargetGone
+from engine.files import forks
 from engine.files.filesystem import FileSystem
 from engine.files.folders import Folders
-from engine.files.names import DEFAULT_NAME, HARMLESS_SUFFIX, NAME_BYTES_MAX, part_name, safe_name, tag_of_part
+from engine.files.names import (
+    DEFAULT_NAME,
+    FOLDERS_MAX,
+    HARMLESS_SUFFIX,
+    NAME_BYTES_MAX,
+    part_name,
+    safe_name,
+    safe_path,
+    tag_of_part,
+)
 from engine.files.part_file import cut_surplus, open_part, open_unfinished, remove_part, restore_size
 from engine.files.reading import digest_of_path, digests
 from engine.model.records import PartPhase
@@ -265,3 +275,41 @@ def test_a_folder_that_another_process_makes_at_the_same_time_is_as_good(
 def test_a_file_that_comes_in_the_place_of_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotADirectoryError):
         Overtaken(monkeypatch, file=True).make_folders(str(tmp_path / "a"))
+
+
+def test_a_path_of_too_many_folders_is_refused() -> None:
+    assert safe_path("a/" * FOLDERS_MAX + "f.mkv").count("/") == FOLDERS_MAX
+    with pytest.raises(ValueError, match="folders deep"):
+        safe_path("a/" * (FOLDERS_MAX + 1) + "f.mkv")
+
+
+def test_all_that_is_open_is_closed_in_a_child(tmp_path: Path) -> None:
+    """What a child runs, run here: one of the two was closed by itself before."""
+
+    class Opened:
+        def __init__(self) -> None:
+            self.fd = os.open(tmp_path / "f", os.O_CREAT | os.O_RDWR)
+            self.folder_fd = os.open(tmp_path, os.O_DIRECTORY)
+
+    both, half = Opened(), Opened()
+    fds = [both.fd, both.folder_fd, half.folder_fd]
+    forks.close_in_children(both)
+    forks.close_in_children(half)
+    os.close(half.fd)
+    half.fd = -1
+
+    forks._close_all()
+
+    assert [(each.fd, each.folder_fd) for each in (both, half)] == [(-1, -1)] * 2
+    for fd in fds:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+def test_a_folder_is_made_where_nothing_above_can_be_seen(tmp_path: Path) -> None:
+    class Blind(FileSystem):
+        def stat_path(self, path: str, *, follow: bool = True) -> os.stat_result | None:
+            return None
+
+    Folders().prepare(Blind(), str(tmp_path / "a" / "b"), root="")
+    assert (tmp_path / "a" / "b").is_dir()

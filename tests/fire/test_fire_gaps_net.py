@@ -142,6 +142,7 @@ async def test_a_line_that_is_lost_between_two_requests_is_not_kept() -> None:
             receiver, connection._receiver = connection._receiver, None
             assert connection._link_settled()
             connection.set_pace(Pace(Pacing(), None))
+            connection.has_spare()
             connection._receiver = _Settling()  # type: ignore[assignment]
             assert not connection._link_settled()
             connection._receiver = receiver

@@ -12,7 +12,7 @@ import lmdb
 import pytest
 from msgspec.structs import replace
 
-from engine.errors import EngineError, StaleEpoch, StoreBusy, StoreCorrupt, StoreUnusable, UnknownEntry
+from engine.errors import EngineError, InvalidRequest, StaleEpoch, StoreBusy, StoreCorrupt, StoreUnusable, UnknownEntry
 from engine.files.filesystem import FileSystem
 from engine.model.groups import GroupRecord, MemberRecord, MemberSort
 from engine.model.records import PartPhase, PartRecord
@@ -24,6 +24,7 @@ from engine.store.damage import KEPT_MAX, Damage, DamageLog
 from engine.store.environment import Environment
 from engine.store.guest import open_guest
 from engine.store.lease import Lease, read_owner
+from engine.store.root import check_file_system
 from engine.store.state_store import StateStore
 from engine.store.tombstones import LIBRARY
 from engine.store.txn import Txn
@@ -370,3 +371,19 @@ def test_an_unfinished_file_is_needed_by_any_part_of_its_entry(root: str) -> Non
             True,
             False,
         ]
+
+
+def test_bytes_of_damaged_and_unknown_entries_are_not_counted(root: str) -> None:
+    with closing(open_store(root)) as store:
+        for name in "ab":
+            epoch = store.add(entry(name)).epoch
+            store.put_part(name, epoch, part())
+    spoil(root, Table.ENTRIES, lambda key: key == entry_key("b"))
+    with closing(open_store(root)) as store:
+        assert list(store.usage.of_entries(["a", "b", "c"])) == ["a"]
+        assert [damage.table for damage in store.take_damages()] == ["entries"]
+
+
+def test_a_root_whose_path_is_no_utf8_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="is not UTF-8"):
+        check_file_system("/tmp/\udcff", FILES)
