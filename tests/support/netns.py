@@ -12,12 +12,14 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trio
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count(1)
@@ -108,8 +110,24 @@ def inside(name: str) -> Iterator[None]:
             yield
         finally:
             _enter(own)
+            _bring_threads_home(own)
     finally:
         os.close(own)
+
+
+def _bring_threads_home(own: int) -> None:
+    """Threads begun in the block were born in its namespace, and trio keeps them: a later test's processes would start
+    there, where nothing can be reached. The barrier has every idle one take a turn."""
+    threads = threading.active_count()
+    home = threading.Barrier(threads + 1)
+
+    def go() -> None:
+        _enter(own)
+        home.wait(60)
+
+    for _ in range(threads):
+        trio.lowlevel.start_thread_soon(go, lambda outcome: outcome.unwrap())
+    home.wait(60)
 
 
 def _enter(namespace: int) -> None:

@@ -45,6 +45,7 @@ async def test_a_crash_before_every_step_of_a_repair(processes: EngineProcesses,
                 config=FAST | {"orphan_grace_s": 0.0},
             )
             assert await processes.run(plain) == 0
+            assert report_of(plain).error == ""
             spoil(target, [2 * CHUNK, 7 * CHUNK])
             spoiled = content(target)
             origin.forget()
