@@ -61,8 +61,9 @@ def bitmap_next_run(bits: Buffer, bit_count: int, start: int, value: bool, limit
     ``bit_count``, ``limit`` at least 1.
     """
 
-def fallocate(fd: int, length: int) -> None:
-    """fallocate(2) of ``[0, length)``, mode 0, EINTR looped; never glibc's zero-writing emulation.
+def fallocate(fd: int, length: int, *, keep_size: bool = False) -> None:
+    """fallocate(2) of ``[0, length)``, EINTR looped; never glibc's zero-writing emulation. With ``keep_size`` the
+    file does not grow (FALLOC_FL_KEEP_SIZE): the blocks behind its end are its own when it does.
 
     ``length`` is in bytes and at least 1. Raises OSError.
     """

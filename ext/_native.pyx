@@ -173,12 +173,12 @@ def bitmap_next_run(bits, bit_count, start, bint value, limit):
 
 # System calls
 
-def fallocate(fd, length):
+def fallocate(fd, length, *, bint keep_size=False):
     cdef int descriptor = whole(fd, "fd", 0, INT32_MAX), error
     cdef int64_t bytes_wanted = whole(length, "length", 1)
     while True:
         with nogil:
-            error = errno if oe_fallocate(descriptor, bytes_wanted) != 0 else 0
+            error = errno if oe_fallocate(descriptor, bytes_wanted, keep_size) != 0 else 0
         if error == 0:
             return
         if error != EINTR:

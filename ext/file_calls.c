@@ -7,9 +7,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int oe_fallocate(int fd, int64_t length)
+int oe_fallocate(int fd, int64_t length, int keep_size)
 {
-    return fallocate(fd, 0, 0, length);
+    return fallocate(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, 0, length);
 }
 
 int oe_rename_noreplace(int source_dir_fd, const char *source, int target_dir_fd, const char *target)

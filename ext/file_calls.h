@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-/* fallocate(2), mode 0, of [0, length); never the C library's emulation by writing zeros. */
-int oe_fallocate(int fd, int64_t length);
+/* fallocate(2) of [0, length), with FALLOC_FL_KEEP_SIZE or mode 0; never the C library's emulation by writing zeros. */
+int oe_fallocate(int fd, int64_t length, int keep_size);
 
 /* renameat2(2) with RENAME_NOREPLACE. */
 int oe_rename_noreplace(int source_dir_fd, const char *source, int target_dir_fd, const char *target);

@@ -61,7 +61,7 @@ cdef extern from "chunk_pool.h" nogil:
 
 
 cdef extern from "file_calls.h" nogil:
-    int oe_fallocate(int fd, int64_t length)
+    int oe_fallocate(int fd, int64_t length, int keep_size)
     int oe_rename_noreplace(int source_dir_fd, const char *source, int target_dir_fd, const char *target)
     int oe_sync_range_start(int fd, int64_t offset, int64_t length)
     int oe_release_mapped(uint64_t start, uint64_t length)

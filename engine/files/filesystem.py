@@ -122,6 +122,14 @@ class FileSystem:
         """fallocate: reserve the blocks of ``[0, length)`` and set the size. OSError EOPNOTSUPP where there is none."""
         native.fallocate(fd, length)
 
+    def reserve_behind(self, path: str, length: int) -> None:
+        """Make the blocks of ``[0, length)`` an existing file's own; its size stays. OSError as of :meth:`allocate`."""
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            native.fallocate(fd, length, keep_size=True)
+        finally:
+            os.close(fd)
+
     def truncate(self, fd: int, length: int) -> None:
         """Set the file's size."""
         os.ftruncate(fd, length)

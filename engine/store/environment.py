@@ -20,7 +20,8 @@ from engine.errors import BadRecord, EngineClosed, EngineError, ForkedProcess, N
 from engine.files.filesystem import FileSystem
 from engine.store.codec import Table
 from engine.store.damage import DamageLog
-from engine.store.opening import DATA_NAME, open_handles, open_raw
+from engine.store.headroom import Headroom
+from engine.store.opening import DATA_NAME, open_handles, open_raw, used_bytes
 from engine.store.translate import translate, translated
 from engine.store.txn import REMEMBERED_MAX, Handles, Recent, Txn, WriteTxn
 
@@ -91,6 +92,7 @@ class Environment:
         self.path = path
         self._data = os.path.join(path, DATA_NAME)
         self._place: tuple[int, int] | None = None
+        self._headroom = Headroom(self._data, files) if not (readonly or guest) else None
         self.damages = DamageLog()
         self._files = files
         self._map_bytes = map_bytes
@@ -224,6 +226,7 @@ class Environment:
             try:
                 self._place = self._place or self._identity()  # not anew for another file
                 self._handles = open_handles(self._raw, create=False)
+                self._keep_headroom(self._raw)
             except BaseException:
                 self._shut()
                 raise
@@ -312,7 +315,13 @@ class Environment:
             return result
         if not self._guest:
             self._recent = _remembered({} if txn.forgets else recent, txn.written)
+        with self._gate:
+            self._keep_headroom(self._environment())
         return result
+
+    def _keep_headroom(self, raw: lmdb.Environment) -> None:
+        if self._headroom is not None:
+            self._headroom.keep(used_bytes(raw))
 
     def _landed(self, number: int) -> bool:
         """Whether the commit of transaction ``number`` took place although it reported an error (L9).

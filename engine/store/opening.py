@@ -72,6 +72,11 @@ def open_handles(environment: lmdb.Environment, *, create: bool) -> Handles:
         raise StoreCorrupt(f"the store {environment.path()} lacks a table that its version has") from error
 
 
+def used_bytes(environment: lmdb.Environment) -> int:
+    """The bytes of the data file up to the last page that the last commit left in use."""
+    return (int(environment.info()["last_pgno"]) + 1) * int(environment.stat()["psize"])
+
+
 def _check_data_file(path: str, files: FileSystem) -> None:
     """An absent or empty file would be taken for a new store and be filled (C15, L11)."""
     info = files.stat_path(os.path.join(path, DATA_NAME))
@@ -88,8 +93,7 @@ def _check_length(environment: lmdb.Environment, path: str, files: FileSystem) -
     """
     data = os.path.join(path, DATA_NAME)
     info = files.stat_path(data)
-    needed = (int(environment.info()["last_pgno"]) + 1) * int(environment.stat()["psize"])
-    if info is not None and info.st_size >= needed:
+    if info is not None and info.st_size >= used_bytes(environment):
         return
     problem = first_problem(data)
     if problem is not None:

@@ -80,13 +80,14 @@ def test_an_interrupted_list_of_urls_counts_what_is_left(
 
 
 def test_looking_while_another_process_downloads(cli: Callable[..., Said], root: Path, origin: WatchedOrigin) -> None:
-    origin.bytes_per_s = SLOW
+    origin.bytes_per_s = SLOW / 4
     with started("--root", root, "get", "--json", "--id", "mine", origin.url("/large.bin")) as process:
         held = wait_held(root, "mine", cli)
         listed = cli("list", "--json").object
         shown = cli("show", "mine")
         busy = run("--root", root, "get", origin.url("/small.bin"))
         assert process.poll() is None
+        origin.bytes_per_s = None
         said = ended(process)
 
     assert (listed["state"], listed["bytes_done"] >= held) == ("in_progress", True)

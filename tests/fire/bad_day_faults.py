@@ -59,6 +59,7 @@ FAULTS: Final[dict[str, tuple[str, ...]]] = {
     "names": (*_LOOK, "ENOENT", "EMFILE", "ENFILE"),
     "free_bytes": ("EIO", "ESTALE", "zero"),
     "allocate": ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EOPNOTSUPP", "EROFS", "EINTR"),
+    "reserve_behind": ("ENOSPC", "EDQUOT", "EIO", "EOPNOTSUPP", "EROFS", "EMFILE", "ENFILE"),
     "truncate": _WRITE,
     "read_at": ("EIO", "ESTALE", "ENXIO", "short"),
     "copy_range": (*_WRITE, "short"),

@@ -34,6 +34,7 @@ DISK: dict[str, tuple[str, ...]] = {
     "D4": (
         "store/test_store_crashes.py::test_d4_a_full_disk_is_no_space_nothing_is_claimed_and_space_heals_it",
         "whole/test_whole_disk.py::test_the_disk_of_the_store_is_full_too",
+        "store/test_store_headroom.py::test_an_engine_starts_and_removes_on_a_full_disk",
     ),
     "D5": ("transfer/test_transfer_sealing.py::test_a_write_that_fails_ends_the_job", _BAD_DAY),
     "D6": (

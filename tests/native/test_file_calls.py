@@ -17,6 +17,14 @@ def test_fallocate_makes_room_and_grows_the_file(tmp_path: Path) -> None:
     assert (status.st_size, status.st_blocks * 512 >= 1 << 20) == (1 << 20, True)
 
 
+def test_fallocate_makes_room_behind_the_end(tmp_path: Path) -> None:
+    with open(tmp_path / "part", "wb") as part:
+        native.fallocate(part.fileno(), 1 << 20, keep_size=True)
+        status = os.fstat(part.fileno())
+
+    assert (status.st_size, status.st_blocks * 512 >= 1 << 20) == (0, True)
+
+
 def test_fallocate_reports_errors(tmp_path: Path) -> None:
     (tmp_path / "part").touch()
     with open(tmp_path / "part", "rb") as part, pytest.raises(OSError, match="Bad file descriptor"):

@@ -27,7 +27,7 @@ from engine.net.trust import Trust
 from engine.net.url import Url, parse_url
 from tests.net.script_server import Asked, End, Script, ScriptServer, Step, answer, serve
 
-QUICK = Config(connect_timeout_s=0.5, first_byte_timeout_s=0.3, idle_timeout_s=0.3)
+QUICK = Config(connect_timeout_s=1.0, first_byte_timeout_s=1.0, idle_timeout_s=1.0)
 HERE = Trust(addresses=AddressPolicy(allow=("127.0.0.0/8",)))  # names and redirects may lead to this machine
 Fields = tuple[tuple[str, str], ...]
 

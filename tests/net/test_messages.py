@@ -22,7 +22,7 @@ from engine.net.url import parse_url
 from tests.net.script_server import End, Step, answer, serve
 from tests.net.test_client import get, redirect
 
-QUICK = Config(connect_timeout_s=0.5, tls_timeout_s=0.5, first_byte_timeout_s=0.3, idle_timeout_s=0.3)
+QUICK = Config(connect_timeout_s=1.0, tls_timeout_s=1.0, first_byte_timeout_s=1.0, idle_timeout_s=1.0)
 SECRET = "s3cr3t"
 TARGET = f"/film.mkv?token={SECRET}&part=1"
 

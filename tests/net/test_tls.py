@@ -19,7 +19,7 @@ from engine.net.client import Client
 from engine.net.url import parse_url
 from tests.net.script_server import End, Step, answer, chunked, serve
 
-QUICK = Config(tls_timeout_s=0.3, first_byte_timeout_s=0.5, idle_timeout_s=0.5)
+QUICK = Config(tls_timeout_s=1.0, first_byte_timeout_s=1.0, idle_timeout_s=1.0)
 NAME = "localhost"
 MIB = 1024 * 1024
 
