@@ -94,7 +94,7 @@ def test_looking_while_another_process_downloads(cli: Callable[..., Said], root:
     assert f"engine      process {process.pid}\n" in shown.out
     assert (busy.code, len(busy.lines)) == (0, 1)
     assert f"in use by process {process.pid}; that one fetches what is asked for here" in busy.err
-    assert (said.code, said.object["bytes_fetched"]) == (0, len(LARGE))
+    assert (said.code, said.object["state"], said.object["bytes_total"]) == (0, "completed", len(LARGE))
 
 
 def test_what_is_held_is_on_disk_after_a_kill(cli: Callable[..., Said], root: Path, origin: WatchedOrigin) -> None:

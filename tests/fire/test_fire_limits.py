@@ -15,11 +15,12 @@ import trio
 
 from engine import DownloadRequest, Engine, Reason, State, open_engine
 from engine.config import KIB, MIB
+from engine.files.filesystem import FileSystem
 from tests.fire.judge import Day, Journal, judge
 from tests.fire.limits import Limited, memory_group, mounted_ext4, run, running
 from tests.fire.limits_child import Job
 from tests.support.library import payload_of, small
-from tests.support.mounts import TinyTmpfs
+from tests.support.mounts import NoReserve, TinyTmpfs
 from tests.support.nginx import Nginx
 from tests.support.origin import serve
 
@@ -158,7 +159,7 @@ def sound(library: Path, ids: list[str], **more: object) -> None:
 
 async def test_a_library_on_a_tiny_disk(tiny_tmpfs: Mount) -> None:
     """D1, D2, H10: store and files share it; what fits is fetched, the rest waits and goes on when it grows."""
-    disk = tiny_tmpfs(7 * MIB)
+    disk = tiny_tmpfs(8 * MIB)
     library = disk.path / "library"
     ids = [f"{number}" for number in range(4)]
     async with serve(PAYLOAD) as origin, open_engine(library, config=small(**QUICK)) as engine:
@@ -175,21 +176,26 @@ async def test_a_library_on_a_tiny_disk(tiny_tmpfs: Mount) -> None:
     sound(library, ids)
 
 
-async def test_the_disk_of_the_store_runs_full_in_the_middle(tmp_path: Path, tiny_tmpfs: Mount) -> None:
-    """D4: nothing can be recorded; the engine stays, claims nothing, and goes on when there is room."""
+@pytest.mark.parametrize("reserved", [True, False])
+async def test_the_disk_of_the_store_runs_full_in_the_middle(tmp_path: Path, tiny_tmpfs: Mount, reserved: bool) -> None:
+    """D4: nothing can be recorded; the engine stays, claims nothing, and goes on when there is room. With blocks in
+    reserve it ends what it was at."""
+    files = FileSystem() if reserved else NoReserve()
     disk = tiny_tmpfs(3 * MIB)
     library, folder = disk.path / "library", tmp_path / "films"
     folder.mkdir()
     ids = ["a", "b"]
-    async with serve(PAYLOAD) as origin, open_engine(library, config=small(**QUICK)) as engine:
+    async with serve(PAYLOAD) as origin, open_engine(library, config=small(**QUICK), files=files) as engine:
         origin.rate = 1.5e6
         for each in ids:
             await engine.offline(DownloadRequest(url=origin.url(each), id=each, destination=f"{folder}/{each}"))
         await origin.until_sent(SIZE // 3)
         ballast = disk.path / "ballast"
         fill(ballast)
+        if reserved:
+            await completed(engine, ids)
         await trio.sleep(1.5)
-        assert State.COMPLETED not in {(await engine.get(each)).state for each in ids}
+        assert reserved or State.COMPLETED not in {(await engine.get(each)).state for each in ids}
         ballast.unlink()
         await completed(engine, ids)
     sound(library, ids, folders=[str(folder)])

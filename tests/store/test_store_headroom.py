@@ -19,21 +19,11 @@ from engine.store.headroom import HEADROOM_BYTES, Headroom
 from engine.store.state_store import StateStore
 from tests.store.helpers import entry
 from tests.support.library import CHUNK, files_under, payload_of, small
-from tests.support.mounts import TinyTmpfs
+from tests.support.mounts import NoReserve, TinyTmpfs
 from tests.support.origin import serve
 
 Mount = Callable[[int], TinyTmpfs]
 PAYLOAD = payload_of(5 * CHUNK, seed=17)
-
-
-class NoReserve(FileSystem):
-    """A file system without the call; counts how often it is asked."""
-
-    asked = 0
-
-    def reserve_behind(self, path: str, length: int) -> None:
-        self.asked += 1
-        raise OSError(errno.EOPNOTSUPP, "no fallocate here")
 
 
 class Reserves(FileSystem):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from engine.files.filesystem import FileSystem
+
+
+class NoReserve(FileSystem):
+    """A file system that keeps no blocks behind a file's end."""
+
+    def reserve_behind(self, path: str, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no fallocate here")
 
 
 @dataclass(frozen=True, slots=True)
