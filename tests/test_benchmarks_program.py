@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,21 @@ def test_a_signal_leaves_no_file_and_no_process(tmp_path: Path, number: signal.S
     assert f"ended by {number.name}; its files are deleted" in told
     assert list(tmp_path.iterdir()) == []
     assert processes_with(str(tmp_path)) == []
+
+
+PYTESTS_OWN = frozenset(
+    {"testpaths", "addopts", "markers", "pythonpath", "xfail_strict", "filterwarnings", "faulthandler_timeout"}
+)
+# What pytest refuses to start with when its plugin is missing.
+PLUGINS = {"timeout": "pytest-timeout", "timeout_method": "pytest-timeout", "trio_mode": "pytest-trio"}
+
+
+def test_the_extra_brings_every_plugin_that_pytest_is_configured_for() -> None:
+    """The micro-benchmarks run under the project's pytest settings, in an environment of the ``bench`` extra alone."""
+    with open(ROOT / "pyproject.toml", "rb") as source:
+        project = tomllib.load(source)
+    brought = {re.split("[<>=; ]", each)[0] for each in project["project"]["optional-dependencies"]["bench"]}
+    settings = set(project["tool"]["pytest"]["ini_options"])
+
+    assert settings - set(PLUGINS) <= PYTESTS_OWN
+    assert {PLUGINS[each] for each in settings & set(PLUGINS)} | {"pytest", "pytest-benchmark"} <= brought
