@@ -189,13 +189,16 @@ class Judge:
         return {ack.state for ack in called} - returned
 
     def _progress_told(self, count: int, store: StateStore, entry: DownloadEntry) -> Iterator[str]:
-        told = [ack for ack in self.acks if ack.kind == "progress" and ack.id == entry.id and ack.at <= count]
-        if not told or told[-1].epoch != entry.epoch:
+        told = [ack for ack in self.acks if ack.kind == "progress" and ack.id == entry.id]
+        before = sum(ack.at <= count for ack in told)
+        if not before or told[before - 1].epoch != entry.epoch:
             return
-        last = told[-1]
+        last = told[before - 1]
+        # Bytes of a version that the source no longer has go first, and are told to have gone right behind that.
+        coming = next((ack.bytes_done for ack in told[before:] if ack.generation == last.generation), last.bytes_done)
         part = next(iter(store.parts(entry.id)), None)
         generation, held = (0, 0) if part is None else (part.generation, part.bytes_done)
-        if generation <= last.generation and held < last.bytes_done:
+        if generation <= last.generation and held < min(last.bytes_done, coming):
             yield f"{entry.id} holds {held} bytes, and was told to hold {last.bytes_done}"
 
     async def _groups(self, count: int, engine: Engine) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ import pytest
 
 from tests.fire.fuse_disk import FLUSH, WRITE, Record
 from tests.fire.power_images import MODES, SECTOR, Case, Images, cases
+from tests.fire.power_judge import Judge
 from tests.fire.power_mutants import MUTANTS
 from tests.fire.power_scenarios import SCENARIOS
+from tests.fire.power_world import Ack
+from tests.store.helpers import commit, entry, open_store, part
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHORT = ("bit-before-sync", "no-folder-sync", "reboot-unnoticed")  # the others are caught in the long tier
@@ -127,3 +131,23 @@ def test_cases_are_seeded_and_of_every_kind() -> None:
     assert len(found) == 100
     assert {case.mode for case in found} == set(MODES)
     assert len(cases(LOG, 0, 4, random.Random(3))) == 4
+
+
+@pytest.mark.parametrize(("count", "held", "wrong"), [
+    (4, 5, []),
+    (4, 4, ["a holds 4194304 bytes, and was told to hold 5242880"]),
+    (5, 5, []),
+    (5, 0, []),  # the bytes of an older version went, and that is told next
+    (6, 0, []),
+])  # fmt: skip
+def test_what_was_told_is_held_until_it_is_told_to_have_gone(
+    tmp_path: Path, count: int, held: int, wrong: list[str]
+) -> None:
+    told = [(3, 5), (6, 0)] if count > 4 else [(3, 5), (6, 6)]
+    acks = [Ack(at, "progress", "a", epoch=1, generation=1, bytes_done=chunks << 20) for at, chunks in told]
+    with closing(open_store(str(tmp_path / "lib"))) as store:
+        added = store.add(entry("a"))
+        store.put_part("a", 1, part(generation=1))
+        store.commit_chunks([commit("a", range(held))])
+
+        assert list(Judge(tmp_path, acks)._progress_told(count, store, added)) == wrong
