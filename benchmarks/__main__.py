@@ -1,11 +1,11 @@
 """``python -m benchmarks [NAME…]``: measure ours beside its peers, and print what came out.
 
 Exit status: 0 everything was measured (also what fell short of its target), 1 a benchmark or a contender failed,
-2 usage, 3 a peer is missing and the rest was measured, 129, 130 or 143 ended by a signal.
+2 usage, 3 a peer is missing and the rest was measured, 129, 130, 141 or 143 ended by a signal or a reader that left.
 
-Everything takes about half an hour and 60 GiB of disk, less where older results have to go. --write-results replaces
-the whole file, also when only some benchmarks ran. bad-line needs root. kill -9 of this program leaves its folder, and
-nothing that runs.
+Everything takes about 45 minutes, nearly all memory that is free (on a virtual machine), and 60 GiB of disk, less
+where older results have to go. --write-results replaces the whole file; when only some benchmarks run it needs a FILE.
+bad-line needs root. kill -9 of this program leaves its folder, and nothing that runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -107,14 +109,25 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def check_places(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse now what could not be written, or would be regretted, when everything is measured."""
-    if options.folder is not None:
-        options.folder = os.path.abspath(options.folder)  # contenders run elsewhere
-        if not os.path.isdir(options.folder) or not os.access(options.folder, os.W_OK | os.X_OK):
-            parser.error(f"--folder {options.folder} is no folder that can be written")
-        if not PLAIN_PATH.fullmatch(options.folder):
-            parser.error(f"--folder {options.folder}: nginx and ld.so take letters, digits and ._/- only")
-    if options.plot is not None and os.path.exists(options.plot) and not os.path.isdir(options.plot):
-        parser.error(f"--plot {options.plot} is no folder")
+    for name in ("folder", "plot", "write_results"):
+        if getattr(options, name) == "":
+            parser.error(f"--{name.replace('_', '-')} is empty")
+    folder = os.path.abspath(options.folder or tempfile.gettempdir())  # contenders run elsewhere
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        parser.error(f"--folder {folder} is no folder that can be written")
+    if not PLAIN_PATH.fullmatch(folder):
+        parser.error(f"{folder}: nginx and ld.so take letters, digits and ._/- only; --folder names another one")
+    options.folder = folder
+    if options.plot is not None:
+        try:
+            os.makedirs(options.plot, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--plot {options.plot} is no folder, and cannot be made: {error.strerror}")
+    check_results(parser, options)
+
+
+def check_results(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse to lose the results of a whole run, or to have nowhere to write to."""
     written = options.write_results
     if written is None:
         return
@@ -122,8 +135,9 @@ def check_places(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error(f"--write-results would write to a file called {written}: put it behind the names")
     if not os.access(os.path.dirname(os.path.abspath(written)), os.W_OK) or os.path.isdir(written):
         parser.error(f"--write-results {written} cannot be written")
-    if options.quick and os.path.realpath(written) == os.path.realpath(results.DEFAULT_PATH):
-        parser.error("--quick measures nothing: --write-results needs another FILE")
+    if (options.quick or options.names) and os.path.realpath(written) == os.path.realpath(results.DEFAULT_PATH):
+        what = "--quick measures nothing" if options.quick else "some benchmarks are no whole run"
+        parser.error(f"{what}: --write-results needs another FILE")
 
 
 def scale_of(options: argparse.Namespace) -> Scale:
@@ -222,5 +236,16 @@ def main(words: Sequence[str]) -> int:
         return SIGNAL_BASE + ended.number
 
 
+def printed(words: Sequence[str]) -> int:
+    """Do it; a reader of the output that left early ends it like a signal does."""
+    try:
+        status = main(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return SIGNAL_BASE + signal.SIGPIPE
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(printed(sys.argv[1:]))

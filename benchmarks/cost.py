@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from benchmarks.children import end_with_parent
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 CHECKOUT = os.path.dirname(HERE)
 # Everything else of the caller's environment is left out: a proxy or a ~/.curlrc would make another measurement.
@@ -66,6 +68,7 @@ def run(command: Sequence[str], folder: str, *, timeout_s: float = TIMEOUT_S) ->
         cwd=CHECKOUT,
         env=environment(folder),
         start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509  # no threads; the launcher takes its contender along
     )
     try:
         told, _ = launcher.communicate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ from blake3 import blake3
 
 from benchmarks.children import end_with_parent
 from benchmarks.peers import PeerMissing
+from benchmarks.workspace import NoRoom
 
 WORKER_FILES_MAX = 8192  # a socket and a file for each of 1,000 connections, and some more
 START_S_MAX = 10.0
@@ -75,7 +77,15 @@ class Origin:
         return f"http://{self.address}:{self.port}/limited/{bytes_s}/{name}"
 
     def add(self, name: str, size: int) -> None:
-        """A file of ``size`` random bytes, in the page cache."""
+        """A file of ``size`` random bytes, in the page cache. Raises NoRoom."""
+        try:
+            self._add(name, size)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise NoRoom(f"there is no room for {size >> 20} MiB to serve (see --folder)") from error
+
+    def _add(self, name: str, size: int) -> None:
         hasher = blake3()
         path = os.path.join(self.www, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)

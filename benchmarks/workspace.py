@@ -11,8 +11,12 @@ from collections import deque
 from collections.abc import Iterator
 from types import FrameType
 
+from engine import Config
+
 PREFIX = "offline-engine-benchmarks-"
 DISK_RESERVE_BYTES = 6 << 30
+# Ours waits until there is as much beside the file, for ever if need be; and its store needs some.
+ENGINE_RESERVE_BYTES = 2 * Config().free_space_reserve_bytes
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -45,8 +49,9 @@ class Workspace:
         """A new folder for the ``size`` bytes of one run. Raises NoRoom when not even deleting older results helps."""
         while self._free() < size + DISK_RESERVE_BYTES and self._retired:
             shutil.rmtree(self._retired.popleft())
-        if self._free() < size:
-            raise NoRoom(f"{size >> 20} MiB are needed and {self._free() >> 20} MiB are free (see --folder)")
+        needed = size + ENGINE_RESERVE_BYTES
+        if self._free() < needed:
+            raise NoRoom(f"{needed >> 20} MiB are needed and {self._free() >> 20} MiB are free (see --folder)")
         self._count += 1
         path = os.path.join(self.path, f"{self._count:05}-{name}")
         os.mkdir(path, 0o700)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ import pytest
 from benchmarks import __main__ as harness
 from benchmarks.ballast import LEFT_BYTES, NoMemory, ballast, ballast_bytes
 from benchmarks.bench import KIB, MIB, Bench
+from benchmarks.origin import serving
 from benchmarks.report import Report
+from benchmarks.workspace import NoRoom, workspace
+from tests.support.mounts import TinyTmpfs
 from tests.support.processes import children, processes_with
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +104,74 @@ def test_nothing_outlives_a_harness_that_is_killed(tmp_path: Path) -> None:
     while left := processes_with(str(tmp_path)):  # a contender runs to its end
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
+
+
+def test_a_disk_without_room_is_told(tiny_tmpfs: Callable[[int], TinyTmpfs]) -> None:
+    disk = tiny_tmpfs(4 * MIB)
+    with workspace(str(disk.path)) as space, serving(space.folder("origin")) as origin:
+        with pytest.raises(NoRoom, match="no room for 9 MiB to serve"):
+            origin.add("big", 9 * MIB)
+        with pytest.raises(NoRoom, match="--folder"):
+            space.fresh("run", 1)
+
+
+def test_a_contender_ends_with_a_harness_that_is_killed(tmp_path: Path) -> None:
+    code = "import sys; from benchmarks.cost import run; run(['sleep', '77.125'], sys.argv[1])"
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while len(processes_with("sleep 77.125")) < 1 or not (tmp_path / "log").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 20
+    while left := processes_with("sleep 77.125"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+
+
+def test_a_reader_that_left_ends_it_without_a_traceback() -> None:
+    code = (
+        "import sys; from benchmarks import __main__ as harness; "
+        "harness.main = lambda words: print('x' * 300000) or 0; sys.exit(harness.printed([]))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.stderr is not None
+    told = child.stderr.read()
+    child.stderr.close()
+
+    assert (child.wait(60), told) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plan", "--write-results"], "some benchmarks are no whole run"),
+        (["--quick", "--write-results"], "--quick measures nothing"),
+        (["--write-results", ""], "--write-results is empty"),
+        (["--plot", ""], "--plot is empty"),
+        (["--plot", "/proc/none/x"], "--plot /proc/none/x is no folder"),
+        (["--folder", ""], "--folder is empty"),
+    ],
+)
+def test_what_would_lose_the_results_is_refused_first(
+    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        harness.parsed(words)
+    assert (ended.value.code, told in capsys.readouterr().err) == (2, True)
+
+
+def test_a_temporary_folder_that_nginx_would_misread_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a b").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
+    with pytest.raises(SystemExit):
+        harness.parsed([])
+    assert "--folder names another one" in capsys.readouterr().err
 
 
 def test_memory_that_cannot_be_held_is_told() -> None:

@@ -45,7 +45,17 @@ def worker_of(store: StateStore) -> int:
     """The process that seems to work on the library, or 0. A hint for people only; the truth is the lease, and to ask
     for that could keep a starting engine out."""
     session = store.session
-    return session.pid if not session.previous_clean and os.path.exists(f"/proc/{session.pid}") else 0
+    return session.pid if not session.previous_clean and runs(session.pid) else 0
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process that has not ended: what nobody has waited for yet is a zombie (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as source:
+            state = source.read().rpartition(b")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {b"Z", b"X"}
 
 
 def current_path(part: PartRecord) -> str:

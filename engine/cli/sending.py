@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from engine.cli.library import has_store, needs_migration
+from engine.cli.library import has_store, needs_migration, runs
 from engine.cli.one_interrupt import OneInterrupt
 from engine.config import DEFAULT_CONFIG
 from engine.errors import StoreBusy, StoreUnusable
@@ -103,7 +103,7 @@ def owner_runs(guest: GuestStore) -> bool:
     """Whether the process that had the store open last seems to have it still. (To try the lease would keep a starting
     engine out.)"""
     session = guest.session
-    return not session.previous_clean and session.pid != os.getpid() and os.path.exists(f"/proc/{session.pid}")
+    return not session.previous_clean and session.pid != os.getpid() and runs(session.pid)
 
 
 def _open_engine(root: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli.library import runs
 from engine.config import DEFAULT_CONFIG
 from tests.cli.support import LARGE, SMALL, TIMEOUT_S, Said, WatchedOrigin, command, ended, environment, run, started
 
@@ -95,6 +96,16 @@ def test_looking_while_another_process_downloads(cli: Callable[..., Said], root:
     assert (busy.code, len(busy.lines)) == (0, 1)
     assert f"in use by process {process.pid}; that one fetches what is asked for here" in busy.err
     assert (said.code, said.object["state"], said.object["bytes_total"]) == (0, "completed", len(LARGE))
+
+
+def test_a_process_that_nobody_waits_for_runs_no_more() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        alive = runs(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+
+        assert (alive, runs(process.pid), os.path.exists(f"/proc/{process.pid}")) == (True, False, True)
+    assert not runs(process.pid)
 
 
 def test_what_is_held_is_on_disk_after_a_kill(cli: Callable[..., Said], root: Path, origin: WatchedOrigin) -> None:

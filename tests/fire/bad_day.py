@@ -30,6 +30,7 @@ from tests.fire.bad_day_faults import FAULTS, Numbering
 from tests.fire.bad_day_scenes import BY_NAME, SCENES, Scene, rest
 from tests.fire.bad_day_world import CONFIG, World, bad_day, files_of
 from tests.fire.judge import Day, Journal, judge, read_store
+from tests.fire.options import NOTHING_TRIED, ended, parted, shared
 from tests.support.origin import serve
 from tests.whole.test_whole_faults import open_descriptors
 
@@ -52,8 +53,10 @@ class Case(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """The case that was told."""
+        """The case that was told; ValueError for what never is."""
         scene, kind, at, which, lasting = text.split(":")
+        if scene not in BY_NAME or not DEATH <= int(which) < len(FAULTS.get(kind, ())) or int(at) < 1:
+            raise ValueError(text)
         return cls(scene, kind, int(at), int(which), bool(int(lasting)))
 
 
@@ -214,19 +217,19 @@ async def run_cases(cases: list[Case], folder: Path, tally: Tally, *, until: flo
 async def _main(options: argparse.Namespace, folder: Path) -> Tally:
     tally = Tally()
     if options.case:
-        await run_cases([Case.parse(text) for text in options.case], folder, tally)
+        await run_cases(options.case, folder, tally)
         return tally
     calls = await count_calls(options.scene or [scene.name for scene in SCENES], folder)
     print({name: made.total() for name, made in calls.items()}, "calls", flush=True)
     cases = all_cases(calls)
-    part, of = (int(number) for number in options.part.split("/"))
+    part, of = options.part
     cases = [case for place, case in enumerate(cases) if place % of == part - 1]
     if options.dies:
         cases = [case for case in cases if case.which == DEATH]
     if options.kind:
         cases = [case for case in cases if case.kind in options.kind]
     if options.share < 1:
-        cases = random.Random(options.seed).sample(cases, int(len(cases) * options.share))
+        cases = random.Random(options.seed).sample(cases, max(1, int(len(cases) * options.share)))
     print(f"{len(cases)} cases, seed {options.seed}", flush=True)
     until = time.monotonic() + options.seconds
     for at in range(0, len(cases), 100):
@@ -242,10 +245,10 @@ def main() -> int:
     """The long tier."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", action="append", choices=sorted(BY_NAME))
-    parser.add_argument("--case", action="append")
-    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--case", action="append", type=Case.parse, help="as a finding tells it")
+    parser.add_argument("--share", type=shared, default=1.0, help="of all cases, by chance (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--part", type=parted, default=(1, 1), help="1/2: the first half of them")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--kind", action="append", default=[], choices=sorted(FAULTS), help="only calls of this kind")
     parser.add_argument("--dies", action="store_true", help="only: the process dies")
@@ -260,8 +263,8 @@ def main() -> int:
         f"{tally.runs} runs, {sum(tally.struck.values())} struck, {len(tally.findings)} findings, "
         f"{time.monotonic() - begun:.0f} s; ended with {dict(tally.codes.most_common())}"
     )
-    return 1 if tally.findings else 0
+    return 1 if tally.findings else 0 if tally.struck or not options.case else NOTHING_TRIED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

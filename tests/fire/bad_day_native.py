@@ -31,6 +31,7 @@ import trio
 from engine import DownloadRequest, Durability
 from tests.fire.bad_day_child import KINDS, NativeJob, NativeReport
 from tests.fire.judge import Day, Journal, judge
+from tests.fire.options import NOTHING_TRIED, ended, shared
 from tests.support.engine_process import CRASHED, REPOSITORY, EngineProcesses
 from tests.support.library import CHUNK, content, files_under, payload_of, small
 from tests.support.origin import Origin, serve
@@ -79,6 +80,14 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.scene}:{self.kind}:{self.at}:{self.way}:{int(self.lasting)}"
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """What ``str`` made; ValueError for what it never makes."""
+        scene, kind, at, way, lasting = text.split(":")
+        if scene not in SCENES or way not in WAYS.get(kind, ()) or int(at) < 1:
+            raise ValueError(text)
+        return cls(scene, kind, int(at), way, bool(int(lasting)))
 
 
 @dataclass
@@ -211,12 +220,11 @@ async def _main(options: argparse.Namespace, folder: Path) -> Tally:
     tally = Tally()
     async with preloaded(compiled(folder)) as processes, serve(MANY) as origin:
         cases = await all_cases(processes, origin, folder)
-        print(f"{len(cases)} cases, {options.share:.0%} of them, seed {options.seed}", flush=True)
         if options.share < 1:
-            cases = random.Random(options.seed).sample(cases, int(len(cases) * options.share))
+            cases = random.Random(options.seed).sample(cases, max(1, int(len(cases) * options.share)))
         if options.case:
-            scene, kind, at, way, lasting = options.case.split(":")
-            cases = [Case(scene, kind, int(at), way, bool(int(lasting)))]
+            cases = [options.case]
+        print(f"{len(cases)} cases, seed {options.seed}", flush=True)
         for place in range(0, len(cases), 50):
             told = len(tally.findings)
             if time.monotonic() > options.until:
@@ -229,9 +237,9 @@ async def _main(options: argparse.Namespace, folder: Path) -> Tally:
 def main() -> int:
     """The long tier."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--share", type=shared, default=1.0, help="of all cases, by chance (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--case")
+    parser.add_argument("--case", type=Case.parse, help="SCENE:CALL:AT:WAY:LASTING, as a finding tells it")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     options = parser.parse_args()
     begun = time.monotonic()
@@ -242,8 +250,8 @@ def main() -> int:
     print(
         f"{tally.runs} runs, {struck} struck, {len(tally.findings)} findings, {seconds:.0f} s; {dict(tally.statuses)}"
     )
-    return 1 if tally.findings else 0
+    return 1 if tally.findings else 0 if struck or not options.case else NOTHING_TRIED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -14,31 +14,36 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fire.fuzz_mutate import INPUT_BYTES_MAX, corpus, words_of
+from tests.fire.options import ended
 
 _INSTRUMENTED = ("engine", "h11", "email", "idna", "urllib")
 
 
 def main(arguments: list[str]) -> int:
     """Run; the exit status."""
+    from tests.fire.fuzz_targets import TARGETS  # here and below: what is guided has to instrument it first
+
     parser = argparse.ArgumentParser(prog="python -m tests.fire.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="+", metavar="TARGET")
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help=f"all, or of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="of a plain run (default: the time)")
     parser.add_argument("--plain", action="store_true", help="without coverage")
     parser.add_argument("--corpus", type=Path, default=None, help="keep the inputs of a guided run here")
     parser.add_argument("--input", type=Path, default=None, help="play this file only")
     given = parser.parse_args(arguments)
+    names = list(TARGETS) if given.targets == ["all"] else given.targets
+    if unknown := set(names) - set(TARGETS):
+        parser.error(f"there is no target {min(unknown)}: {', '.join(TARGETS)} are known")
+    if given.input is not None and not given.input.is_file():
+        parser.error(f"--input {given.input} is no file")
     if not given.plain and given.input is None:
         if importlib.util.find_spec("atheris") is None:
             parser.error("atheris is not installed: pip install atheris, or use --plain")
-        return _guided_all(given)
-
-    from tests.fire.fuzz_targets import TARGETS
-
-    names = list(TARGETS) if given.targets == ["all"] else given.targets
+        return _guided_all(names, given)
     for name in names:
         _plain(name, given)
     return 0
@@ -59,12 +64,8 @@ def _plain(name: str, given: argparse.Namespace) -> None:
     print(f"{name}: {tally.inputs} inputs, {tally.stretched} long ones, slowest {tally.slowest_s:.3f} s, no finding")
 
 
-def _guided_all(given: argparse.Namespace) -> int:
+def _guided_all(names: Sequence[str], given: argparse.Namespace) -> int:
     """Each target in a process of its own: libFuzzer ends its process."""
-    names = given.targets
-    if names == ["all"]:
-        code = "from tests.fire.fuzz_targets import TARGETS; print(*TARGETS)"
-        names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     worst = 0
     for name in names:
         with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
@@ -103,4 +104,4 @@ def _escaped(word: bytes) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ended(lambda: main(sys.argv[1:])))

@@ -28,8 +28,10 @@ from subprocess import DEVNULL, PIPE
 import msgspec
 import trio
 
+from tests.fire.kills_child import MUTANTS
 from tests.fire.kills_judge import ENTRIES, Look, Told, judge_life, look, read_journal, received_but_lost
 from tests.fire.kills_world import LOSS_BYTES_MAX, SENT_LOSS_BYTES_MAX, Life, id_of_target, payload
+from tests.fire.options import counted, ended
 from tests.support.engine_process import REPOSITORY
 from tests.support.origin import Asked, Origin, Reply, etag_of, serve
 
@@ -286,11 +288,11 @@ async def run(
 def main() -> int:
     """The long tier."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--kills", type=counted, default=1000, help="how many (default: %(default)s)")
     parser.add_argument("--seed", default="fire")
     parser.add_argument("--from-round", type=int, default=0)
     parser.add_argument("--minutes", type=float)
-    parser.add_argument("--mutant", default="", help="have the engine wrong in this way: the loop must find it")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="a wrong engine: the loop must find it")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
 
@@ -304,7 +306,11 @@ def main() -> int:
             mutant=options.mutant,
         )
 
-    score = trio.run(play)
+    try:
+        score = trio.run(play)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     print(score)
     for line in score.violations:
         print(line)
@@ -316,4 +322,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

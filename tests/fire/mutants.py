@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from tests.fire import mutants_patches as patches
+from tests.fire.options import ended, shared
 
 VARIABLE: Final = "ENGINE_MUTANT"
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -156,11 +157,14 @@ def verdicts(names: Sequence[str]) -> list[str]:
 def main() -> int:
     """Run mutants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*MUTANTS, []])
-    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MUTANTS)}; all without one")
+    parser.add_argument("--share", type=shared, default=1.0, help="of all, by chance (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    names = options.names or random.Random(options.seed).sample(list(MUTANTS), round(options.share * len(MUTANTS)))
+    if unknown := set(options.names) - set(MUTANTS):
+        parser.error(f"there is no mutant {min(unknown)}")
+    wanted = max(1, round(options.share * len(MUTANTS)))
+    names = options.names or random.Random(options.seed).sample(list(MUTANTS), wanted)
     begun = time.monotonic()
     lines = verdicts(names)
     print(
@@ -170,4 +174,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.fire.options import counted, ended
 from tests.fire.power_images import MODES, Case, Images, cases
 from tests.fire.power_judge import Judge
 from tests.fire.power_mounts import die_with_parent, drop_cache, loop_device, mount, own_namespace, unmount
@@ -210,29 +211,33 @@ class Run:
         }
 
 
-def replay(path: Path, case: Case) -> list[str]:
+def replay(recording: Recording, case: Case) -> list[str]:
     """Judge one image of a kept recording again. Its paths lead to where it was recorded."""
-    recording = Recording.kept(path)
     with workshop() as folder, origin_process():
         return [problem for _, problems in judge_cases(folder, recording, [case], "again") for problem in problems]
 
 
 def _parsed(line: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fire.power", description=__doc__)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=counted, default=1000, help="how many (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=7200.0, help="judge no more after about so long")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=counted, default=2, help="processes that judge (default: %(default)s)")
     parser.add_argument("--scenario", action="append", choices=tuple(SCENARIOS))
-    parser.add_argument("--mutant", choices=tuple(MUTANTS))
+    parser.add_argument("--mutant", choices=tuple(MUTANTS), help="a wrong engine: 0 when it is caught, else 1")
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--replay", type=Path)
-    parser.add_argument("--case", type=Case.parse)
-    return parser.parse_args(line)
+    parser.add_argument("--replay", type=Recording.kept, metavar="FILE", help="a recording that was kept; with --case")
+    parser.add_argument("--case", type=Case.parse, metavar="COUNT:MODE:SEED", help="as a finding tells it")
+    arguments = parser.parse_args(line)
+    if (arguments.replay is None) is not (arguments.case is None):
+        parser.error("--replay and --case go together")
+    if arguments.replay is not None and arguments.replay.place != tempfile.gettempdir():
+        parser.error(f"it was recorded with TMPDIR={arguments.replay.place}, and is replayed with the same only")
+    return arguments
 
 
 def main(line: Sequence[str] | None = None) -> int:
-    """0 when nothing was wrong."""
+    """0 when nothing was wrong, or a mutant was."""
     arguments = _parsed(line)
     if arguments.replay is not None:
         problems = replay(arguments.replay, arguments.case)
@@ -241,8 +246,8 @@ def main(line: Sequence[str] | None = None) -> int:
     run = Run(arguments)
     run.run()
     print(json.dumps(run.report(), indent=1))
-    return bool(run.wrong)
+    return bool(run.wrong) is (arguments.mutant is None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

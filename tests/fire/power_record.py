@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ _OPTIONS: Final = ("-b", "4096", "-N", "512", "-J", "size=4", "-E", "lazy_itable
 
 @dataclass(frozen=True)
 class Recording:
-    """``base`` is the disk before the first request of ``log``; from the count ``first`` on every moment is judged."""
+    """``base`` is the disk before the first request of ``log``; from the count ``first`` on every moment is judged.
+    ``place``: the folder for temporary files, which its paths begin with."""
 
     scenario: str
     seed: int
@@ -36,16 +38,21 @@ class Recording:
     log: list[Record]
     acks: list[Ack]
     first: int
+    place: str
 
     def keep(self, path: Path) -> None:
         """Write it to a file, for another look."""
         path.write_bytes(pickle.dumps(self))
 
     @staticmethod
-    def kept(path: Path) -> Recording:
-        """What :meth:`keep` wrote; only of this harness's own files."""
-        recording = pickle.loads(path.read_bytes())
-        assert isinstance(recording, Recording)
+    def kept(path: str) -> Recording:
+        """What :meth:`keep` wrote; only of this harness's own files. ValueError for what is none."""
+        try:
+            recording = pickle.loads(Path(path).read_bytes())
+        except (OSError, EOFError, AttributeError, ImportError, IndexError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is no recording: {error}") from error
+        if not isinstance(recording, Recording):
+            raise ValueError(f"{path} is no recording")
         return recording
 
 
@@ -97,7 +104,7 @@ def record(folder: Path, scenario: str, seed: int, origin: str, patch: Callable[
     tell(origin, "rate/0")
     acks = read_journal(journal)
     first = next(ack.at for ack in acks if ack.kind == "begin")
-    return Recording(scenario, seed, base, read_log(log_path)[:count], acks, first)
+    return Recording(scenario, seed, base, read_log(log_path)[:count], acks, first, tempfile.gettempdir())
 
 
 def _play(act: Act, stage: Stage, patch: Callable[[], None] | None) -> None:

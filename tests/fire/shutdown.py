@@ -28,6 +28,7 @@ import trio
 
 from engine import Durability, Engine, IllegalTransition, State, UnknownEntry
 from engine.config import KIB
+from tests.fire.options import counted, ended
 from tests.fire.power import workshop
 from tests.fire.power_judge import GONE, Judge
 from tests.fire.power_mounts import cut_power, die_with_parent, loop_device, mount, own_namespace, unmount
@@ -172,11 +173,11 @@ class Cycles:
 
 
 def main(line: Sequence[str] | None = None) -> int:
-    """0 when nothing was wrong."""
+    """0 when nothing was wrong, or a mutant was."""
     parser = argparse.ArgumentParser(prog="python -m tests.fire.shutdown", description=__doc__)
-    parser.add_argument("--cycles", type=int, default=100)
+    parser.add_argument("--cycles", type=counted, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--mutant", choices=tuple(MUTANTS))
+    parser.add_argument("--mutant", choices=tuple(MUTANTS), help="a wrong engine: 0 when it is caught, else 1")
     arguments = parser.parse_args(line)
     started = time.monotonic()
     with workshop() as folder, origin_process() as origin:
@@ -193,8 +194,8 @@ def main(line: Sequence[str] | None = None) -> int:
         "shown": cycles.wrong[:12],
     }
     print(json.dumps(report, indent=1))
-    return bool(cycles.wrong)
+    return bool(cycles.wrong) is (arguments.mutant is None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

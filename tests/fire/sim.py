@@ -34,6 +34,7 @@ from engine.model.lines import Line
 from engine.net.client import Client
 from engine.network.monitor import StaticMonitor
 from tests.fire.judge import Day, judge
+from tests.fire.options import counted, ended, interrupted_between
 from tests.fire.sim_disk import GRAVES, SimDisk
 from tests.fire.sim_faults import Faults
 from tests.fire.sim_net import Net, SimDialer
@@ -329,8 +330,6 @@ def play(seed: int) -> Outcome:
         if (now := len(os.listdir("/proc/self/fd"))) != fds:
             day.outcome.violations.append(f"P5: {now - fds} descriptors are left open")
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
         day.outcome.violations.append("the day ended with " + _in_short(error))
     finally:
         log.removeHandler(handler)
@@ -373,14 +372,16 @@ def _same_sets() -> None:
 def main() -> int:
     """Play days, tell of those that went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.fire.sim", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="how many days")
+    parser.add_argument("--seeds", type=counted, default=200, help="how many days")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument("--trace", action="store_true", help="print all that happened")
     options = parser.parse_args()
     _same_sets()
     began = time.monotonic()
     struck, sums = Counter[str](), Counter[str]()
+    check = interrupted_between()
     for seed in range(options.first, options.first + options.seeds):
+        check()
         outcome = play(seed)
         struck += outcome.struck
         sums += Counter(engines=outcome.engines, crashes=outcome.crashes, cuts=outcome.cuts)
@@ -399,4 +400,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

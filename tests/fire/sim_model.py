@@ -27,6 +27,7 @@ from engine.model.lines import Line
 from engine.net.client import Client
 from engine.network.monitor import StaticMonitor
 from tests.fire.judge import Day, judge
+from tests.fire.options import counted, ended, interrupted_between
 from tests.fire.sim import CONFIG, Crash
 from tests.fire.sim_disk import GRAVES, SimDisk
 from tests.fire.sim_faults import Faults
@@ -341,11 +342,13 @@ def play(seed: int) -> str:
 def main() -> int:
     """Play lives, tell of those that went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.fire.sim_model", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--from", type=int, default=0, dest="first")
+    parser.add_argument("--seeds", type=counted, default=200, help="how many lives")
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     options = parser.parse_args()
     began, bad = time.monotonic(), 0
+    check = interrupted_between()
     for seed in range(options.first, options.first + options.seeds):
+        check()
         if wrong := play(seed):
             bad += 1
             print(f"seed {seed}: {wrong}", flush=True)
@@ -354,4 +357,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

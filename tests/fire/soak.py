@@ -27,6 +27,7 @@ import trio
 from engine import DownloadRequest, Engine, EngineError, State, open_engine
 from engine.config import KIB, MIB
 from engine.model.groups import GroupRequest
+from tests.fire.options import ended
 from tests.support.library import files_under, payload_of, small
 from tests.support.nginx import Nginx, run_nginx
 
@@ -196,11 +197,19 @@ async def soak(
     return measures
 
 
+def entries_of(text: str) -> int:
+    """As many as a round needs to have some of each kind."""
+    number = int(text)
+    if number < 100:
+        raise argparse.ArgumentTypeError(f"at least 100, not {number}")
+    return number
+
+
 def main() -> int:
     """The long tier."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--entries", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=60.0, help="at least, and until there are enough rounds")
+    parser.add_argument("--entries", type=entries_of, default=1000, help="a round; 100 or more (default: %(default)s)")
     options = parser.parse_args()
 
     def tell(line: str) -> None:
@@ -215,4 +224,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))
