@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import trio
 
 from engine import (
     AddressPolicy,
@@ -20,23 +19,18 @@ from engine import (
     LinePolicy,
     Reason,
     State,
-    StateChanged,
     StaticMonitor,
     Subscription,
     Trust,
     open_engine,
 )
 from engine.config import KIB
-from tests.support.library import content, payload_of, small
+from tests.support.library import content, payload_of
+from tests.support.lines import FREE, GONE, METERED, MINDS, QUICK, until
 from tests.support.netns import SERVER_ADDRESS, Cable, cable, inside
 from tests.support.origin import Asked, Origin, Reply, serve
 
 PAYLOAD = payload_of(200 * KIB)
-FREE = Line(connected=True, metered=False)
-METERED = Line(connected=True, metered=True)
-GONE = Line(connected=False)
-MINDS = LinePolicy(allow_metered=False)
-QUICK = small(network_settle_s=0.05)
 
 
 @dataclass
@@ -72,16 +66,6 @@ async def opened(root: Path, line: Line, trust: Trust) -> AsyncIterator[tuple[En
     async with open_engine(root, config=QUICK, network=monitor, trust=trust, seed=1) as engine:
         with engine.events() as events:
             yield engine, monitor, events
-
-
-async def until(events: Subscription, state: State, reason: Reason) -> None:
-    """Wait until the film is told to be so."""
-    with trio.fail_after(30):
-        async for event in events:
-            if isinstance(event, StateChanged) and event.id == "film":
-                if (event.state, event.reason) == (state, reason):
-                    return
-                assert event.state not in {State.COMPLETED, State.FAILED}
 
 
 @pytest.mark.parametrize(

@@ -28,29 +28,18 @@ from engine import (
 from engine.config import MIB, Config
 from engine.control import line_gate
 from tests.support.library import content, payload_of, small
+from tests.support.lines import FREE, GONE, METERED, MINDS, QUICK, until
 from tests.support.netns import SERVER_ADDRESS, cable, inside
 from tests.support.nm_mock import METERED_GUESS_YES, METERED_NO, METERED_YES, private_bus
 from tests.support.origin import Asked, Origin, Reply, serve
 
 PAYLOAD = payload_of(2 * MIB)
-FREE = Line(connected=True, metered=False)
-METERED = Line(connected=True, metered=True)
-GONE = Line(connected=False)
-MINDS = LinePolicy(allow_metered=False)
-QUICK = small(network_settle_s=0.05)
 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The origins of these tests count as other machines, although they are not."""
     monkeypatch.setattr(line_gate, "is_here", lambda _: False)
-
-
-async def until(events: Subscription, state: State, reason: Reason = Reason.NONE, entry_id: str = "film") -> None:
-    """Wait until the entry is told to be so."""
-    async for event in events:
-        if isinstance(event, StateChanged) and (event.id, event.state, event.reason) == (entry_id, state, reason):
-            return
 
 
 @asynccontextmanager

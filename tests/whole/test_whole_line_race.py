@@ -15,8 +15,9 @@ from engine.control import line_gate
 from engine.control.moves import Moves
 from engine.model.states import Event
 from tests.support.library import content, payload_of, small
+from tests.support.lines import FREE, GONE, METERED, until
 from tests.support.origin import serve
-from tests.whole.test_whole_line_policy import FREE, GONE, METERED, opened, request, until
+from tests.whole.test_whole_line_policy import opened, request
 
 PAYLOAD = payload_of(100_000)
 AT_ONCE = small(network_settle_s=0.0)

@@ -19,9 +19,10 @@ from engine.store.environment import Environment
 from engine.store.state_store import StateStore
 from engine.store.translate import translated
 from tests.support.library import content, payload_of, small
+from tests.support.lines import FREE, GONE, METERED, QUICK, until
 from tests.support.origin import Asked, End, Reply, plain, serve
 from tests.support.verbs import until_state
-from tests.whole.test_whole_line_policy import FREE, GONE, METERED, QUICK, opened, request, until
+from tests.whole.test_whole_line_policy import opened, request
 from tests.whole.test_whole_recovery import until as met
 
 PAYLOAD = payload_of(100_000)
