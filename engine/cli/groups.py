@@ -9,7 +9,7 @@ import msgspec
 
 from engine.cli import status
 from engine.cli.console import escape, print_json, print_line
-from engine.cli.library import PAGE_ENTRIES, has_store, open_store
+from engine.cli.library import PAGE_ENTRIES, has_store, open_store, tell_without_store
 from engine.cli.list import tell_damaged
 from engine.cli.text import progress
 from engine.model.groups import GroupSort, GroupStatus
@@ -20,6 +20,7 @@ from engine.store.state_store import StateStore
 def run(arguments: argparse.Namespace) -> int:
     """Print the groups named, or all of the scope. Raises UnknownGroup, StoreError."""
     if not has_store(arguments.root) and not arguments.ids:
+        tell_without_store(arguments.root)
         return status.COMPLETE
     with open_store(arguments.root) as store:
         for group in _chosen(store, arguments):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engine.cli.console import PROGRAM, escape, warn
 from engine.config import DEFAULT_CONFIG
 from engine.files.filesystem import FileSystem
 from engine.model.chunks import ChunkGrid
@@ -22,6 +23,11 @@ _LOOKS_MAX = 5
 def has_store(root: str) -> bool:
     """Whether an engine ever worked in ``root``."""
     return os.path.lexists(os.path.join(root, STORE_NAME))
+
+
+def tell_without_store(root: str) -> None:
+    """An empty answer is right, but it may be the wrong folder."""
+    warn(f"{PROGRAM}: no engine has worked in {escape(root)} yet")
 
 
 def needs_migration(root: str) -> bool:

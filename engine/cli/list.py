@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from engine.cli import status
 from engine.cli.console import PROGRAM, escape, print_json, print_line, warn
-from engine.cli.library import PAGE_ENTRIES, has_store, open_store, worker_of
+from engine.cli.library import PAGE_ENTRIES, has_store, open_store, tell_without_store, worker_of
 from engine.cli.outcome import bytes_total, error_json
 from engine.cli.text import progress, shown_url, size, state_text
 from engine.model.records import DownloadEntry
@@ -18,6 +18,7 @@ from engine.store.state_store import StateStore
 def run(arguments: argparse.Namespace) -> int:
     """Print the entries. A root without a store is an empty library. Raises UnknownGroup, StoreError."""
     if not has_store(arguments.root):
+        tell_without_store(arguments.root)
         return status.COMPLETE
     with open_store(arguments.root) as store:
         cut_off = False

@@ -84,7 +84,9 @@ def test_an_ignored_interrupt_stays_ignored(root: Path) -> None:
         INTERRUPTER.format(name="argparse")
     )
 
-    assert run_code(code + STARTS["module"], "--root", root, "list") == Said(0, "", "")
+    said = run_code(code + STARTS["module"], "--root", root, "list")
+
+    assert (said.code, said.out, "interrupted" in said.err) == (0, "", False)
 
 
 HEAVY = {"trio", "lmdb", "rich", "h11", "ssl", "msgspec", "blake3", "idna", "asyncio"}
