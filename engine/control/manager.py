@@ -264,13 +264,15 @@ class Manager:
                 log.warning("entry %s still waits for a URL: %s", held.entry.id, error)
 
     async def _needs_credentials(self, entry_id: str) -> Recovered | None:
-        entry = self._services.store.get(entry_id)
-        if entry is None or entry.state is not State.PENDING:
-            return None
-        if entry.state_reason is not Reason.NEEDS_CREDENTIALS:
-            reason = Reason.NEEDS_CREDENTIALS
-            entry = await self._services.write(self._services.store.update, entry.id, entry.epoch, state_reason=reason)
-            self._moves.announce(entry, State.PENDING)
+        services = self._services
+        async with self.runs.alone(entry_id):  # another process may change it meanwhile
+            entry = services.store.get(entry_id)
+            if entry is None or entry.state is not State.PENDING:
+                return None
+            if entry.state_reason is not Reason.NEEDS_CREDENTIALS:
+                reason = Reason.NEEDS_CREDENTIALS
+                entry = await services.write(services.store.update, entry.id, entry.epoch, state_reason=reason)
+                self._moves.announce(entry, State.PENDING)
         what = f"waits until it is asked for with {', '.join(entry.secret_header_names)}"
         return Recovered(id=entry.id, epoch=entry.epoch, attempt=entry.attempt_count, what=what)
 

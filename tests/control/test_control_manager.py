@@ -244,3 +244,31 @@ async def test_text_that_utf8_cannot_hold_is_refused(library: Path, name: str, t
             await engine.offline(DownloadRequest(**wish))  # type: ignore[arg-type]
         assert await engine.list() == []
         assert origin.asked == []
+
+
+async def test_what_is_cancelled_while_the_start_looks_at_it_keeps_its_reason(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may hand a command over as soon as the lease is taken."""
+    entered, go_on, transition = threading.Event(), threading.Event(), StateStore.transition
+
+    def slow(store: StateStore, *arguments: Any, **changes: Any) -> DownloadEntry:
+        entered.set()
+        assert go_on.wait(30)
+        return transition(store, *arguments, **changes)
+
+    async with serve(PAYLOAD) as origin, open_engine(library, config=SMALL) as engine:
+        origin.rate = 4e6
+        await engine.offline(DownloadRequest(url=origin.url(), id="x", secret_headers=(("X-Key", "k"),)))
+        await origin.until_sent(2 * BIG_CHUNK)
+    async with open_engine(library, config=SMALL, resume=False) as engine:
+        with monkeypatch.context() as patch, trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                patch.setattr(StateStore, "transition", slow)
+                nursery.start_soon(engine.cancel, "x")
+                await trio.to_thread.run_sync(entered.wait, 30)
+                nursery.start_soon(engine._manager.resume_all)
+                await trio.testing.wait_all_tasks_blocked(0.2)
+                go_on.set()
+        cancelled = await engine.get("x")
+        assert (cancelled.state, cancelled.state_reason) == (State.CANCELLED, Reason.USER)
