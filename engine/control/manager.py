@@ -105,11 +105,16 @@ class Manager:
         entries: list[DownloadEntry] = []
         for at in range(0, len(asked), REQUESTS_PER_TURN):
             batch = asked[at : at + REQUESTS_PER_TURN]
-            added = await self._services.write(self._services.store.add_missing, [entry for entry, _ in batch])
-            for (_, secret), new in zip(batch, added, strict=True):
-                if new is not None:  # before anything that waits: a cancellation leaves none without its place
-                    self._moves.announce(new, None)
-                    self._start(new, secret)
+            coming = {entry.id for entry, _ in batch}
+            self.runs.coming |= coming
+            try:
+                added = await self._services.write(self._services.store.add_missing, [entry for entry, _ in batch])
+                for (_, secret), new in zip(batch, added, strict=True):
+                    if new is not None:  # before anything that waits: a cancellation leaves none without its place
+                        self._moves.announce(new, None)
+                        self._start(new, secret)
+            finally:
+                self.runs.coming -= coming
             for (wanted, secret), new in zip(batch, added, strict=True):
                 entries.append(new if new is not None else await self._ask(wanted, secret))
         return entries

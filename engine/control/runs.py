@@ -62,6 +62,7 @@ class Runs:
         self._settled: dict[str, trio.Event] = {}
         self._unrecorded: dict[str, EngineError] = {}
         self._locks: dict[str, trio.Lock] = {}
+        self.coming: set[str] = set()  # entries that a transaction under way adds: their places follow it
         self._lost: set[str] = set()  # what waits to be tried again because the network was gone
         self._kinds = 0
         services.client.hosts.changed = self._host_changed
@@ -285,8 +286,7 @@ class Runs:
     def _fill(self) -> None:
         """Give turns while there is room."""
         while len(self._running) < self._services.config.running_max and not self._attempts.closing:
-            entry_id = self._queue.take(trio.current_time())
-            if entry_id is None:
+            if (entry_id := self._queue.take(trio.current_time())) is None:
                 return
             try:
                 entry = self._services.store.get(entry_id)
@@ -355,7 +355,7 @@ class Runs:
         strays = [entry.id for entry in running if not self.active(entry.id)]
         first = 0
         while page := await services.work(services.store.pending, first, LINES_PER_LOOK):
-            lost = [line.id for line in page if not self.active(line.id)]
+            lost = [line.id for line in page if not (self.active(line.id) or line.id in self.coming)]
             strays += [entry_id for entry_id in lost if self.takes_all or entry_id in self._unrecorded]
             first = page[-1].sequence + 1
         return [told for entry_id in strays if (told := await self._mend(entry_id)) is not None]

@@ -272,3 +272,31 @@ async def test_what_is_cancelled_while_the_start_looks_at_it_keeps_its_reason(
                 go_on.set()
         cancelled = await engine.get("x")
         assert (cancelled.state, cancelled.state_reason) == (State.CANCELLED, Reason.USER)
+
+
+async def test_what_is_added_just_now_is_not_taken_for_forgotten(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On record, and the task that gives it its place is not told yet."""
+    armed, entered, go_on, together = threading.Event(), threading.Event(), threading.Event(), StateStore.together
+
+    def slow(store: StateStore, work: Any) -> Any:
+        done = together(store, work)
+        if armed.is_set():
+            entered.set()
+            assert go_on.wait(30)
+        return done
+
+    monkeypatch.setattr(StateStore, "together", slow)
+    async with serve(PAYLOAD) as origin, open_engine(library, config=SMALL) as engine:
+        runs = engine._manager.runs
+        armed.set()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.offline_many, [DownloadRequest(url=origin.url(), id="x")])
+                await trio.to_thread.run_sync(entered.wait, 30)
+                state = (await engine.get("x")).state
+                found = await runs.reconcile()
+                go_on.set()
+            await engine.wait("x")
+        assert (state, found, runs.coming) == (State.PENDING, [], set())
