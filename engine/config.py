@@ -135,7 +135,7 @@ class Config:
     map_bytes: int = 1 * GIB  # sparse; grows by doubling when full
     attempts_kept: int = 20
     progress_interval_s: float = 0.25
-    settle_interval_s: float = 30.0  # how soon the data of relaxed files is synced behind their back
+    settle_interval_s: float = 30.0  # how soon relaxed files are synced behind their back, and doubtful ones hashed
     reconcile_interval_s: float = 30.0  # how soon what is on record and what runs are brought together again
 
     # Commands of other processes.

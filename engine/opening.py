@@ -20,7 +20,6 @@ from engine.control.inbox_verbs import verbs_for_all_of, verbs_of
 from engine.control.line_gate import LineGate
 from engine.control.manager import Manager
 from engine.control.recovery import Recovery
-from engine.control.settle import settle
 from engine.engine import Engine
 from engine.errors import StorageError, StoreError, sole_error
 from engine.files.filesystem import FileSystem
@@ -135,7 +134,6 @@ async def _running(
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as core, _outlasting(core, sealing.run, committer.run):
-            core.start_soon(settle, services)
             async with trio.open_nursery() as entries:
                 manager = Manager(services, hub, entries, gate)
                 core.start_soon(manager.runs.run)

@@ -1,38 +1,28 @@
 """Hashing again what a reboot made doubtful, before anything believes it (DESIGN law 1).
 
 The order makes every step repeatable: a finished file that is bad is first taken back (REPAIR), then its bits are
-cleared, and the mark that brought it here goes last. Whatever cannot be looked at now keeps its bits and its mark.
-A finished file that somebody changed since is not taken back: what differs in it was not lost, and is not ours.
+cleared, and the mark that brought it here goes last. Whatever cannot be looked at now keeps its bits and its mark, by
+which the next attempt, settling, or the next start finds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec.structs import replace
 
+from engine.control.rehash import Rehashed, rehash
 from engine.control.settle import failed_mark
-from engine.errors import BadRecord, PartLost, StorageError, TargetGone
+from engine.errors import BadRecord, PartLost, StorageError
 from engine.files.filesystem import FileSystem
-from engine.files.part_file import PartFile, open_finished, open_unfinished
 from engine.model.chunks import ChunkGrid
 from engine.model.records import DownloadEntry, PartPhase, PartRecord
 from engine.model.states import Event, Reason, State
 from engine.store.state_store import StateStore
-from engine.transfer.setup_part import bad_chunks
 
 # The unsynced mark of a part whose suspects could not be hashed: no boot has this id, so that every start tries again.
 UNVERIFIED: Final = "unverified"
-
-
-class _Look(NamedTuple):
-    """``bad``: chunks that do not hash to their CV. ``synced``: what is there is on the disk by now. ``touched``: it is
-    a finished file that somebody changed."""
-
-    bad: list[int]
-    synced: bool
-    touched: bool = False
 
 
 class Recheck:
@@ -77,13 +67,13 @@ class Recheck:
             return
         self._seen.add((entry_id, part_index))
         try:
-            look = self._look(entry, record, indexes)
+            look = rehash(self._store, self._files, entry_id, record, indexes)
         except PartLost:
             entry = self._taken_back(entry)
             everything = (0, ChunkGrid(record.length, record.chunk_bytes).count)
             self._store.clear_chunks(entry_id, entry.epoch, part_index, [everything])
             self._note(entry, "its file was lost; it is fetched again")
-            look = _Look([], True)
+            look = Rehashed([], True)
         except (StorageError, OSError) as error:
             self._defer(entry, record, error)
             return
@@ -99,53 +89,6 @@ class Recheck:
         elif indexes is None:
             self._store.mark_synced(entry_id, part_index, record.generation)
 
-    def _look(self, entry: DownloadEntry, record: PartRecord, indexes: Sequence[int] | None) -> _Look:
-        """What hashing the chunks among ``indexes`` (None: all) shows.
-
-        Raises PartLost when the file is gone, another StorageError or OSError when that cannot be told now.
-        """
-        grid = ChunkGrid(record.length or 0, record.chunk_bytes)
-        held = self._store.bitmap(entry.id, record.index, grid.count)
-        file = self._open(record)
-        try:
-            bad = bad_chunks(self._store, self._files, entry.id, record, file, grid, held, indexes)
-            touched = bool(bad) and record.phase is PartPhase.PUBLISHED and self._touched(entry.id, record, file)
-            return _Look(bad, self._sync(file), touched)
-        finally:
-            file.close()
-
-    def _touched(self, entry_id: str, record: PartRecord, file: PartFile) -> bool:
-        """Whether the file under the final name is another than was published, or was written to since. A power cut
-        leaves the file and its time stamp, and its size too where that was synced; its device may have another number
-        afterwards."""
-        try:
-            offline = self._store.offline(entry_id)
-        except BadRecord:
-            offline = None
-        if offline is None or (file.inode, file.version) != (record.inode, record.inode_version):
-            return True
-        info = self._files.stat_fd(file.fd)
-        resized = not record.unsynced_boot and info.st_size != offline.size
-        return resized or offline.mtime_ns not in {0, info.st_mtime_ns}
-
-    def _open(self, record: PartRecord) -> PartFile:
-        try:
-            if record.phase is PartPhase.PUBLISHED:
-                return open_finished(self._files, record.folder, record.final_name)
-            return open_unfinished(self._files, record)
-        except PartLost as error:
-            folder = self._files.stat_path(record.folder)
-            if folder is None or folder.st_dev != record.device:
-                raise TargetGone(f"{record.folder} is not the disk that it was: {error}") from error
-            raise
-
-    def _sync(self, file: PartFile) -> bool:
-        try:
-            self._files.sync_data(file.fd)
-        except OSError:
-            return False  # its bytes are right as long as this boot lasts, and are hashed again after it
-        return True
-
     def _defer(self, entry: DownloadEntry, record: PartRecord, error: Exception) -> None:
         """Leave the bits, and make sure that neither the next attempt nor the next start believes them unseen."""
         if not record.unsynced_boot:
@@ -155,7 +98,7 @@ class Recheck:
             doubtful = replace(record, inode=0, inode_version=0)
             self._store.put_part(entry.id, entry.epoch, doubtful)
         self.deferred.add(entry.id)
-        self._note(entry, f"its file could not be looked at ({error}); it is looked at again at the next start")
+        self._note(entry, f"its file could not be looked at ({error}); it is looked at again when it can be")
 
     def _taken_back(self, entry: DownloadEntry) -> DownloadEntry:
         """A completed file that turned out bad is incomplete again: its entry runs once more, in a new generation."""

@@ -13,6 +13,7 @@ from engine.control.maintenance import Maintenance
 from engine.control.manager import Manager
 from engine.control.moves import Moves
 from engine.control.repair import Repairs
+from engine.control.settle import settle
 from engine.control.space import Space
 from engine.errors import InvalidRequest, UnknownEntry
 from engine.model.records import DownloadEntry, OfflineEntry
@@ -35,6 +36,7 @@ class Upkeep:
     async def run(self) -> None:
         """Watch the space and clean up from time to time, until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(settle, self._services, self.repairs.repair)
             nursery.start_soon(self.space.watch)
             nursery.start_soon(self._removal.finish_left)
             nursery.start_soon(self._groups.finish_left)

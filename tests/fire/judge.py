@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.config import Config
+from engine.control.settle import failed_mark
 from engine.files.filesystem import FileSystem
 from engine.model.chunks import CVS_PER_PAGE, ChunkGrid
 from engine.model.events import EngineEvent, Progress, Removed, StateChanged
@@ -58,19 +59,26 @@ class Journal:
 @dataclass(frozen=True, kw_only=True)
 class Day:
     """What the judge has to know of the day. ``power_cut``: the page cache is gone, and nobody has started an engine
-    since: claims on bytes that were never synced are not counted. ``rested``: an engine without faults has been open
-    and came to rest since, so nothing may be half-way. ``harmed``: ``(entry id, generation)`` of finished files that
-    the user himself harmed or deleted. ``others``: names in the folders that are not the engine's. ``folders``: folders
-    of the caller's own that the library was sent to."""
+    since: claims on bytes that were never synced are not counted. ``boot_id``: the machine's; what is marked unsynced
+    since another boot is known to be doubtful, and counts only once the library ``rested``: an engine without faults
+    has been open and came to rest since, so nothing may be half-way. ``harmed``: ``(entry id, generation)`` of finished
+    files that the user himself harmed or deleted. ``others``: names in the folders that are not the engine's.
+    ``folders``: folders of the caller's own that the library was sent to."""
 
     truths: Truths
     journal: Journal = field(default_factory=Journal)
     config: Config = SMALL
     power_cut: bool = False
+    boot_id: str = ""
     rested: bool = False
     harmed: Collection[tuple[str, int]] = ()
     others: Collection[str] = ()
     folders: Collection[str] = ()
+
+    def doubts(self, part: PartRecord) -> bool:
+        """Whether it is on record that the part's bytes may not have outlived a power cut."""
+        known = self.boot_id and not self.rested and part.unsynced_boot not in {self.boot_id, failed_mark(self.boot_id)}
+        return bool(part.unsynced_boot and (self.power_cut or known))
 
     def truths_of(self, entry_id: str) -> Sequence[bytes]:
         """The bytes that the entry may have."""
@@ -144,7 +152,7 @@ def _judge_entry(one: Found, day: Day) -> Iterator[str]:
 def _judge_part(one: Found, part: PartRecord, day: Day) -> Iterator[str]:
     """P1, P3: all that is claimed is there, and is of one truth; the counters and CVs agree."""
     name = f"{one.entry.id} part {part.index} generation {part.generation}"
-    if day.power_cut and part.unsynced_boot:
+    if day.doubts(part):
         return
     grid = ChunkGrid(part.length or 0, part.chunk_bytes)
     runs = one.held[part.index]
@@ -193,10 +201,10 @@ def _judge_completed(one: Found, day: Day) -> Iterator[str]:
         yield f"P2: {entry.id} is COMPLETED without a record of its file"
         return
     if not os.path.isfile(offline.path):
-        if not day.power_cut or not any(part.unsynced_boot for part in one.parts):
+        if not any(map(day.doubts, one.parts)):
             yield f"P2: {entry.id} is COMPLETED and {os.path.basename(offline.path)} is not there"
         return
-    if day.power_cut and any(part.unsynced_boot for part in one.parts):
+    if any(map(day.doubts, one.parts)):
         return
     data = content(offline.path)
     if data not in day.truths_of(entry.id):
