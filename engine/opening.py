@@ -90,7 +90,8 @@ async def open_engine(
         log.warning(store.moved)
     clean = False
     try:
-        recovered = await in_thread(Recovery(store, files, time.time()).run, limiter=writer)
+        with trio.CancelScope(shield=True):  # it would be a crash, and be counted as that
+            recovered = await in_thread(Recovery(store, files, time.time()).run, limiter=writer)
         rng = random.Random(seed)  # noqa: S311  # jitter
         gate = gate_of(config, line_policy, rng)
         monitor = StaticMonitor(UNKNOWN_LINE) if config.records_only else network or AutoMonitor()

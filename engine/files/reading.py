@@ -10,14 +10,17 @@ from blake3 import blake3
 
 from engine.errors import InputOutput, storage_error
 from engine.files.filesystem import FileSystem
+from engine.threads import stop_if_cancelled
 
 BLOCK_BYTES = 1024 * 1024
 
 
 def blocks(files: FileSystem, fd: int, length: int) -> Iterator[bytes]:
-    """The file's first ``length`` bytes. Raises InputOutput when it ends before."""
+    """The file's first ``length`` bytes. Raises InputOutput when it ends before, and Cancelled (see
+    :func:`stop_if_cancelled`)."""
     offset = 0
     while offset < length:
+        stop_if_cancelled()
         data = files.read_at(fd, min(BLOCK_BYTES, length - offset), offset)
         if not data:
             raise InputOutput(f"the file ends at byte {offset} of {length} when read back")

@@ -33,6 +33,7 @@ from engine.model.chunks import CV_BYTES, CVS_PER_PAGE, ChunkGrid, chunk_bytes_f
 from engine.model.records import DownloadEntry, Durability, PartPhase, PartRecord, Representation
 from engine.net.url import Url
 from engine.store.state_store import StateStore
+from engine.threads import stop_if_cancelled
 from engine.transfer.part_job import PartJob
 from engine.transfer.services import Services
 
@@ -301,7 +302,7 @@ def bad_chunks(
 ) -> list[int]:
     """Held chunks (of those in ``among``) whose bytes on disk do not hash to what is recorded, or have no good
     record, or cannot be read (EIO). Raises OSError when none of several can be read: then the device is away, and
-    nothing is known of its bytes."""
+    nothing is known of its bytes; and Cancelled (see :func:`stop_if_cancelled`)."""
     wanted = set(among) if among is not None else None
     bad = []
     tried = 0
@@ -316,6 +317,7 @@ def bad_chunks(
             for index in range(page, end):
                 if wanted is not None and index not in wanted:
                     continue
+                stop_if_cancelled()
                 at = (index - page) * CV_BYTES
                 tried += 1
                 try:
