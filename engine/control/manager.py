@@ -105,16 +105,12 @@ class Manager:
         entries: list[DownloadEntry] = []
         for at in range(0, len(asked), REQUESTS_PER_TURN):
             batch = asked[at : at + REQUESTS_PER_TURN]
-            coming = {entry.id for entry, _ in batch}
-            self.runs.coming |= coming
-            try:
+            with self.runs.coming.adding({entry.id for entry, _ in batch}):
                 added = await self._services.write(self._services.store.add_missing, [entry for entry, _ in batch])
                 for (_, secret), new in zip(batch, added, strict=True):
                     if new is not None:  # before anything that waits: a cancellation leaves none without its place
                         self._moves.announce(new, None)
                         self._start(new, secret)
-            finally:
-                self.runs.coming -= coming
             for (wanted, secret), new in zip(batch, added, strict=True):
                 entries.append(new if new is not None else await self._ask(wanted, secret))
         return entries
@@ -130,22 +126,29 @@ class Manager:
     async def _ask(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         async with self.runs.alone(asked.id):
             await self.removal.finish(asked.id)
-            with place_kept(self.runs, self._services.store, asked.id):
+            entry = await self._known(asked.id)
+            if entry is None:
+                with aimed(self.runs, self._targets, [asked]):
+                    if (added := await self._add(asked, secret)) is not None:
+                        return added
+                await self.runs.coming.placed(asked.id)  # another task added it with many others
                 entry = await self._known(asked.id)
+            with place_kept(self.runs, self._services.store, asked.id):
                 if entry is not None and not await self._stop_to_change(entry, asked, secret):
                     return entry
                 with aimed(self.runs, self._targets, [asked]):
-                    return await self._add_or_take_up(entry, asked, secret)
+                    return await self._ask_again(asked, secret)
 
-    async def _add_or_take_up(self, entry: DownloadEntry | None, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
+    async def _add(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry | None:
+        [added] = await self._services.write(self._services.store.add_missing, [asked])
+        if added is not None:
+            self._moves.announce(added, None)
+            self._start(added, secret)
+        return added
+
+    async def _ask_again(self, asked: DownloadEntry, secret: Fields) -> DownloadEntry:
         """Nothing runs for it."""
-        if entry is None:
-            [added] = await self._services.write(self._services.store.add_missing, [asked])
-            if added is not None:
-                self._moves.announce(added, None)
-                self._start(added, secret)
-                return added
-        present = self._services.store.get(asked.id)  # what ran may have changed it, or another task added it
+        present = self._services.store.get(asked.id)  # what ran may have changed it
         if present is None:
             raise Superseded(f"{asked.id} was removed while it was asked for")
         if present.state is State.COMPLETED:

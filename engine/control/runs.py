@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from engine.control.attempts import PREEMPTED, REROUTED, YIELDED, Attempts, Ending, Fields, Kept, Run, RunStats
+from engine.control.coming import Coming
 from engine.control.credentials import Credentials
 from engine.control.line_gate import LineGate
 from engine.control.moves import Moves
@@ -62,7 +63,7 @@ class Runs:
         self._settled: dict[str, trio.Event] = {}
         self._unrecorded: dict[str, EngineError] = {}
         self._locks: dict[str, trio.Lock] = {}
-        self.coming: set[str] = set()  # entries that a transaction under way adds: their places follow it
+        self.coming = Coming()
         self._lost: set[str] = set()  # what waits to be tried again because the network was gone
         self._kinds = 0
         services.client.hosts.changed = self._host_changed
@@ -138,6 +139,7 @@ class Runs:
         lock = self._locks.setdefault(entry_id, trio.Lock())
         try:
             async with lock:
+                await self.coming.placed(entry_id)
                 run = self._running.get(entry_id)
                 if run is not None and run.recorded.is_set():
                     await run.ended.wait()
@@ -243,8 +245,7 @@ class Runs:
         async with self.alone(entry_id):
             if (entry := self._services.store.get(entry_id)) is None:
                 raise UnknownEntry(f"there is no entry {entry_id}")
-            write, store = self._services.write, self._services.store
-            entry = await write(store.update, entry_id, entry.epoch, priority=priority)
+            entry = await self._services.write(self._services.store.update, entry_id, entry.epoch, priority=priority)
             self._queue.prioritise(entry_id, priority)
         self._fill()
         if preempt:
@@ -315,8 +316,7 @@ class Runs:
             with run.scope, bound_to(run.interface, self.gate.leave_of(entry)):
                 entry, delay_s = await self._attempts.make(entry, run)
         except (StoreError, StorageError) as error:
-            # The store cannot be written (its disk is full, read-only, gone). Its last record of the entry stands:
-            # asking again, or the next start, takes the entry up from there.
+            # Its last record of the entry stands: asking again, or the next start, takes the entry up from there.
             self._unrecorded[entry.id] = error
         except (IllegalTransition, StaleEpoch, UnknownEntry) as late:
             log.warning("entry %s: the result of an attempt came too late and was dropped: %s", entry.id, late)

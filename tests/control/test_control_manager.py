@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -29,6 +30,7 @@ from engine.control.hub import EventHub
 from engine.model.events import EngineEvent
 from engine.model.records import DownloadEntry
 from engine.store.state_store import StateStore
+from engine.transfer.services import Services
 from tests.support.library import BIG_CHUNK, SMALL, content, files_under, parts_under, payload_of, small
 from tests.support.origin import Asked, Reply, plain, serve
 
@@ -297,6 +299,47 @@ async def test_what_is_added_just_now_is_not_taken_for_forgotten(
                 await trio.to_thread.run_sync(entered.wait, 30)
                 state = (await engine.get("x")).state
                 found = await runs.reconcile()
+                nursery.start_soon(engine.pause, "x")  # waits until it has its place
                 go_on.set()
+            paused = await engine.get("x")
+            await engine.resume("x")
             await engine.wait("x")
-        assert (state, found, runs.coming) == (State.PENDING, [], set())
+        assert (state, found, "x" in runs.coming) == (State.PENDING, [], False)
+        assert paused.state is State.PAUSED
+
+
+@pytest.mark.parametrize("priority", [0, 7])
+async def test_what_many_others_brought_in_first_is_asked_for_once_more(
+    library: Path, monkeypatch: pytest.MonkeyPatch, priority: int
+) -> None:
+    """It was not there when the one asked for it, and runs by the time that its own transaction comes. (It was moved
+    under its running attempt, whose end was dropped: nothing ran for it until the records were compared.)"""
+    write, reached, go_on = Services.write, trio.Event(), trio.Event()
+
+    async def slow_for_one(services: Services, call: Any, *args: Any, **kwargs: Any) -> Any:
+        if call == services.store.add_missing and task_of_one is trio.lowlevel.current_task():
+            reached.set()
+            await go_on.wait()
+        return await write(services, call, *args, **kwargs)
+
+    monkeypatch.setattr(Services, "write", slow_for_one)
+    slowly = Reply(rate=len(PAYLOAD))
+    async with serve(PAYLOAD, lambda _: slowly) as origin, open_engine(library, config=SMALL) as engine:
+        request = DownloadRequest(url=origin.url(), id="x")
+        task_of_one: trio.lowlevel.Task | None = None
+
+        async def one() -> None:
+            nonlocal task_of_one
+            task_of_one = trio.lowlevel.current_task()
+            await engine.offline(msgspec.structs.replace(request, priority=priority))
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one)
+                await reached.wait()
+                await engine.offline_many([request])
+                await origin.until_asked(1)
+                go_on.set()
+            assert engine._manager.runs.active("x")
+            await engine.wait("x")
+        assert (await engine.get("x")).priority == priority
