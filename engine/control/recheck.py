@@ -12,13 +12,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from engine.control.rehash import Rehashed, rehash
+from engine.control.rehash import carry_out, rehash, taken_back
 from engine.control.settle import failed_mark
 from engine.errors import BadRecord, PartLost, StorageError
 from engine.files.filesystem import FileSystem
 from engine.model.chunks import ChunkGrid
 from engine.model.records import DownloadEntry, PartPhase, PartRecord
-from engine.model.states import Event, Reason, State
 from engine.store.state_store import StateStore
 
 # The unsynced mark of a part whose suspects could not be hashed: no boot has this id, so that every start tries again.
@@ -67,27 +66,19 @@ class Recheck:
             return
         self._seen.add((entry_id, part_index))
         try:
-            look = rehash(self._store, self._files, entry_id, record, indexes)
+            found = rehash(self._store, self._files, entry_id, record, indexes)
         except PartLost:
-            entry = self._taken_back(entry)
+            entry = taken_back(self._store, entry, self._now)
             everything = (0, ChunkGrid(record.length, record.chunk_bytes).count)
             self._store.clear_chunks(entry_id, entry.epoch, part_index, [everything])
+            if indexes is None:
+                self._store.mark_synced(entry_id, part_index, record.generation)
             self._note(entry, "its file was lost; it is fetched again")
-            look = Rehashed([], True)
         except (StorageError, OSError) as error:
             self._defer(entry, record, error)
-            return
-        if look.touched:
-            self._note(entry, "its file was changed since it was finished; it is left as it is")
-        elif look.bad:
-            entry = self._taken_back(entry)
-            self._store.clear_chunks(entry_id, entry.epoch, part_index, [(index, 1) for index in look.bad])
-            self._note(entry, f"{len(look.bad)} chunks had not reached the disk; they are fetched again")
-        if not look.synced:
-            mark = failed_mark(self._store.session.boot_id)
-            self._store.mark_unsynced(entry_id, part_index, record.generation, mark)
-        elif indexes is None:
-            self._store.mark_synced(entry_id, part_index, record.generation)
+        else:
+            if what := carry_out(self._store, entry, record, found, self._now, whole=indexes is None):
+                self._note(self._store.get(entry_id) or entry, what)
 
     def _defer(self, entry: DownloadEntry, record: PartRecord, error: Exception) -> None:
         """Leave the bits, and make sure that neither the next attempt nor the next start believes them unseen."""
@@ -99,11 +90,3 @@ class Recheck:
             self._store.put_part(entry.id, entry.epoch, doubtful)
         self.deferred.add(entry.id)
         self._note(entry, f"its file could not be looked at ({error}); it is looked at again when it can be")
-
-    def _taken_back(self, entry: DownloadEntry) -> DownloadEntry:
-        """A completed file that turned out bad is incomplete again: its entry runs once more, in a new generation."""
-        if entry.state is not State.COMPLETED:
-            return entry
-        return self._store.transition(
-            entry.id, Event.REPAIR, epoch=entry.epoch, now=self._now, reason=Reason.RECOVERED, completed_at=None
-        )

@@ -1,4 +1,4 @@
-"""Whether the bytes of a part are what was committed: its chunks hashed again. Blocking; runs in a worker thread.
+"""Whether the bytes of a part are what was committed: its chunks hashed again. Blocking; runs in worker threads.
 
 A finished file that somebody changed since is told apart: what differs in it was not lost, and is not ours.
 """
@@ -8,22 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from engine.control.settle import failed_mark
 from engine.errors import BadRecord, PartLost, TargetGone
 from engine.files.filesystem import FileSystem
 from engine.files.part_file import PartFile, open_finished, open_unfinished
 from engine.model.chunks import ChunkGrid
-from engine.model.records import PartPhase, PartRecord
+from engine.model.records import DownloadEntry, PartPhase, PartRecord
+from engine.model.states import Event, Reason, State
 from engine.store.state_store import StateStore
 from engine.transfer.setup_part import bad_chunks
 
 
 class Rehashed(NamedTuple):
     """``bad``: chunks that do not hash to their CV. ``synced``: what is there is on the disk by now. ``touched``: it is
-    a finished file that somebody changed."""
+    a finished file that somebody changed. ``theirs``: another file has its name, and was not hashed."""
 
     bad: list[int]
     synced: bool
     touched: bool = False
+    theirs: bool = False
 
 
 def rehash(
@@ -37,26 +40,55 @@ def rehash(
     held = store.bitmap(entry_id, record.index, grid.count)
     file = _open(files, record)
     try:
+        own = (file.inode, file.version) == (record.inode, record.inode_version)
+        as_left = record.phase is not PartPhase.PUBLISHED or _as_left(store, entry_id, record, file)
+        if not own and not as_left:
+            return Rehashed([], synced=False, touched=True, theirs=True)
         bad = bad_chunks(store, files, entry_id, record, file, grid, held, indexes)
-        touched = bool(bad) and record.phase is PartPhase.PUBLISHED and _touched(store, entry_id, record, file)
-        return Rehashed(bad, _sync(file), touched)
+        return Rehashed(bad, _sync(file), touched=bool(bad) and not as_left)
     finally:
         file.close()
 
 
-def _touched(store: StateStore, entry_id: str, record: PartRecord, file: PartFile) -> bool:
-    """Whether the file under the final name is another than was published, or was written to since. A power cut
-    leaves the file and its time stamp, and its size too where that was synced; its device may have another number
-    afterwards."""
+def carry_out(
+    store: StateStore, entry: DownloadEntry, record: PartRecord, found: Rehashed, now: float, *, whole: bool = True
+) -> str:
+    """Put on record what hashing all chunks (``whole``) or some of them showed; returns it in words, empty when all is
+    well. The mark of another's file stays: the own one may come back with its disk, and is as doubtful as it was."""
+    if not found.theirs:
+        if found.bad and not found.touched:
+            entry = taken_back(store, entry, now)
+            store.clear_chunks(entry.id, entry.epoch, record.index, [(index, 1) for index in found.bad])
+        if not found.synced:
+            store.mark_unsynced(entry.id, record.index, record.generation, failed_mark(store.session.boot_id))
+        elif whole:
+            store.mark_synced(entry.id, record.index, record.generation)
+    if found.touched:
+        return "its file was changed since it was finished; it is left as it is"
+    return f"{len(found.bad)} chunks had not reached the disk; they are fetched again" if found.bad else ""
+
+
+def taken_back(store: StateStore, entry: DownloadEntry, now: float) -> DownloadEntry:
+    """A completed file that turned out bad is incomplete again: its entry runs once more, in a new generation."""
+    if entry.state is not State.COMPLETED:
+        return entry
+    return store.transition(
+        entry.id, Event.REPAIR, epoch=entry.epoch, now=now, reason=Reason.RECOVERED, completed_at=None
+    )
+
+
+def _as_left(store: StateStore, entry_id: str, record: PartRecord, file: PartFile) -> bool:
+    """Whether the file under the final name has the time stamp of the one that was published. A power cut leaves that,
+    and the size too where that was synced; the device may have another number afterwards."""
     try:
         offline = store.offline(entry_id)
     except BadRecord:
         offline = None
-    if offline is None or (file.inode, file.version) != (record.inode, record.inode_version):
-        return True
+    if offline is None:
+        return False
     info = file.files.stat_fd(file.fd)
     resized = not record.unsynced_boot and info.st_size != offline.size
-    return resized or offline.mtime_ns not in {0, info.st_mtime_ns}
+    return not resized and offline.mtime_ns in {0, info.st_mtime_ns}
 
 
 def _open(files: FileSystem, record: PartRecord) -> PartFile:

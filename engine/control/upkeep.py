@@ -6,6 +6,7 @@ import math
 
 import trio
 
+from engine.control.doubts import Doubts
 from engine.control.groups import Groups
 from engine.control.health import DownloadHealth, download_health
 from engine.control.hub import EventHub
@@ -31,12 +32,16 @@ class Upkeep:
         self._groups = groups
         self._removal.freed = self.space.freed
         self.maintenance = Maintenance(services, manager.runs, self.space, manager.removal.remove_if)
-        self.repairs = Repairs(services, manager.runs, Moves(services, hub), manager._credentials)
+        moves = Moves(services, hub)
+        self.repairs = Repairs(services, manager.runs, moves, manager._credentials)
+        self._doubts = Doubts(services, manager.runs, moves, manager._needs_credentials)
 
     async def run(self) -> None:
         """Watch the space and clean up from time to time, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(settle, self._services, self.repairs.repair)
+            nursery.start_soon(settle, self._services)
+            if not self._services.config.records_only:
+                nursery.start_soon(self._doubts.run)
             nursery.start_soon(self.space.watch)
             nursery.start_soon(self._removal.finish_left)
             nursery.start_soon(self._groups.finish_left)

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from engine import DownloadRequest, Durability, Engine, State, open_engine
-from engine.control.repair import Repairs
+from engine import (
+    Config,
+    DownloadFailed,
+    DownloadRequest,
+    Durability,
+    Engine,
+    Reason,
+    Recovered,
+    State,
+    StateChanged,
+    open_engine,
+)
 from engine.control.settle import failed_mark
-from engine.control.verify import Validation
-from engine.errors import DownloadFailed
-from tests.support.library import BIG_CHUNK, CHUNK, claims, content, payload_of, small
-from tests.support.origin import Asked, Origin, Reply, serve
+from engine.errors import StoreUnusable
+from engine.store.state_store import StateStore
+from tests.support.library import BIG_CHUNK, CHUNK, content, payload_of, small
+from tests.support.origin import Origin, serve
 from tests.support.run import assert_complete, run
 from tests.whole.test_whole_reboot import NextBoot, spoil
 from tests.whole.test_whole_recovery import until
@@ -35,6 +48,14 @@ class Disk:
         self.file = folder / "film.bin"
         folder.mkdir()
 
+    def put_another(self) -> None:
+        self.folder.mkdir()
+        self.file.write_bytes(b"another film")
+
+    def take_other(self) -> None:
+        self.file.unlink()
+        self.folder.rmdir()
+
     def remove(self) -> None:
         self.folder.rename(self._away)
 
@@ -47,40 +68,82 @@ def disk(tmp_path: Path) -> Disk:
     return Disk(tmp_path / "usb")
 
 
+Harm = Callable[[str], None]
+
+
+def nothing(_path: str) -> None:
+    """The power cut took nothing."""
+
+
 @asynccontextmanager
-async def after_a_power_cut(
-    library: Path, disk: Disk, files: NextBoot | None = None, harm: Callable[[str], None] = lambda path: None
-) -> AsyncIterator[tuple[Engine, Origin]]:
-    """An engine that started while the disk of its finished file was away, and could not look at it."""
+async def power_cut(
+    library: Path, disk: Disk, harm: Harm = nothing, headers: tuple[tuple[str, str], ...] = ()
+) -> AsyncIterator[Origin]:
+    """A finished file, what a power cut left of it, and its disk away."""
     async with serve(PAYLOAD) as origin:
         request = DownloadRequest(
-            url=origin.url(), id="film", destination=str(disk.file), durability=Durability.RELAXED
+            url=origin.url(), id="film", destination=str(disk.file), durability=Durability.RELAXED, headers=headers
         )
         assert_complete(await run(library, request, config=CONFIG), PAYLOAD)
         harm(str(disk.file))
         disk.remove()
         origin.forget()
-        async with open_engine(library, config=CONFIG, files=files or NextBoot()) as engine:
-            assert ["could not be looked at" in found.what for found in engine.recovered] == [True]
-            yield engine, origin
+        yield origin
+
+
+@asynccontextmanager
+async def started(
+    library: Path, files: NextBoot | None = None, config: Config = CONFIG, *, resume: bool = True
+) -> AsyncIterator[Engine]:
+    """An engine that started while the disk was away, and could not look at its file."""
+    async with open_engine(library, config=config, files=files or NextBoot(), resume=resume) as engine:
+        assert ["could not be looked at" in found.what for found in engine.recovered] == [True]
+        yield engine
+
+
+@asynccontextmanager
+async def after_a_power_cut(
+    library: Path, disk: Disk, files: NextBoot | None = None, harm: Harm = nothing
+) -> AsyncIterator[tuple[Engine, Origin]]:
+    """Both."""
+    async with power_cut(library, disk, harm) as origin, started(library, files) as engine:
+        yield engine, origin
 
 
 def doubts(engine: Engine) -> list[tuple[str, int, str]]:
     return engine._services.store.unsynced()
 
 
+def is_film(fd: int) -> bool:
+    return os.readlink(f"/proc/self/fd/{fd}").endswith("film.bin")
+
+
+def bad(path: str) -> None:
+    spoil(path, 5 * CHUNK)
+
+
+async def is_mended(engine: Engine, origin: Origin, disk: Disk) -> None:
+    """It was taken back and told, and is fetched again."""
+    await until(lambda: origin.asked != [])
+    await engine.wait("film")
+    assert content(disk.file) == PAYLOAD
+    await until(lambda: doubts(engine) == [])
+
+
 async def test_a_bad_file_is_mended_once_its_disk_is_there(library: Path, disk: Disk) -> None:
     """A car: the engine starts before the disk is mounted."""
-    async with after_a_power_cut(library, disk, harm=lambda path: spoil(path, 5 * CHUNK)) as (engine, origin):
+    async with after_a_power_cut(library, disk, harm=bad) as (engine, origin):
         await trio.sleep(ROUNDS_S)
         assert (await engine.get("film")).state is State.COMPLETED, "nothing is known of it"
         assert doubts(engine)
-        disk.mount()
-        await until(lambda: origin.asked != [])
-        await engine.wait("film")
-        assert content(disk.file) == PAYLOAD
-        await until(lambda: doubts(engine) == [])
-        assert [(asked.start, asked.end) for asked in origin.asked] == [(5 * CHUNK, 6 * CHUNK)]
+        with engine.events("film") as events:
+            disk.mount()
+            await is_mended(engine, origin, disk)
+            told = [await anext(events) for _ in range(2)]
+    assert isinstance(told[0], StateChanged)
+    assert (told[0].previous, told[0].state) == (State.COMPLETED, State.PENDING)
+    assert isinstance(told[1], Recovered)
+    assert told[1].what.startswith("1 chunks had not reached the disk")
 
 
 async def test_a_sound_file_is_doubted_no_longer(library: Path, disk: Disk) -> None:
@@ -91,26 +154,131 @@ async def test_a_sound_file_is_doubted_no_longer(library: Path, disk: Disk) -> N
         assert origin.asked == []
 
 
-async def test_a_file_that_is_not_on_its_disk_is_fetched_again(library: Path, disk: Disk) -> None:
+async def test_a_file_that_is_not_on_its_disk_is_left_to_the_next_start(library: Path, disk: Disk) -> None:
+    """Perhaps it is another disk."""
     async with after_a_power_cut(library, disk, harm=os.unlink) as (engine, origin):
         disk.mount()
-        await until(lambda: origin.asked != [])
-        await engine.wait("film")
-        assert content(disk.file) == PAYLOAD
+        await trio.sleep(ROUNDS_S)
+        assert doubts(engine)
+        assert origin.asked == []
+
+
+def retagged(path: str) -> None:
+    with open(path, "r+b") as file:
+        file.write(b"another title")
+    os.utime(path, ns=(1, 1))
 
 
 async def test_a_file_that_somebody_changed_is_left_as_it_is(library: Path, disk: Disk) -> None:
-    def retag(path: str) -> None:
-        with open(path, "r+b") as file:
-            file.write(b"another title")
-        os.utime(path, ns=(1, 1))
-
-    async with after_a_power_cut(library, disk, harm=retag) as (engine, origin):
+    async with after_a_power_cut(library, disk, harm=retagged) as (engine, origin):
         disk.mount()
         await until(lambda: doubts(engine) == [])
         assert (await engine.get("film")).state is State.COMPLETED
         assert content(disk.file).startswith(b"another title")
         assert origin.asked == []
+
+
+async def test_another_disk_in_its_place_does_not_clear_the_doubt(library: Path, disk: Disk) -> None:
+    """Another file has its name, while the engine runs and at a start; then its own disk comes back, bad as it was."""
+    async with power_cut(library, disk, bad) as origin:
+        async with started(library) as engine:
+            disk.put_another()
+            await trio.sleep(ROUNDS_S)
+            assert doubts(engine)
+        async with open_engine(library, config=CONFIG, files=NextBoot()) as engine:
+            assert ["it is left as it is" in found.what for found in engine.recovered] == [True]
+            assert doubts(engine)
+            disk.take_other()
+            disk.mount()
+            await is_mended(engine, origin, disk)
+
+
+async def test_a_copy_with_the_stamp_of_the_file_is_not_believed(library: Path, disk: Disk) -> None:
+    """Who edits a file leaves another time stamp: this is a bad file that was copied, and is not replaced unasked."""
+
+    def copied_bad(path: str) -> None:
+        before, data = os.stat(path), content(path)
+        os.rename(path, path + ".old")
+        Path(path).write_bytes(data[:-9] + bytes(9))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    async with after_a_power_cut(library, disk, harm=copied_bad) as (engine, _):
+        disk.mount()
+        await until(lambda: doubts(engine) == [])
+        with pytest.raises(DownloadFailed, match="exists already"):
+            await engine.wait("film")
+        assert content(disk.file).endswith(bytes(9))
+
+
+async def test_a_file_that_is_replaced_while_it_is_hashed_stays(library: Path, disk: Disk) -> None:
+    class Editor(NextBoot):
+        def read_at(self, fd: int, length: int, offset: int) -> bytes:
+            data = super().read_at(fd, length, offset)
+            if offset == 10 * CHUNK and not saved:
+                saved.append(True)
+                edited = disk.folder / "edited"
+                edited.write_bytes(b"USER" + PAYLOAD[4:])
+                edited.rename(disk.file)
+            return data
+
+    saved: list[bool] = []
+    async with after_a_power_cut(library, disk, Editor(), bad) as (engine, origin):
+        disk.mount()
+        await until(lambda: saved == [True])
+        await trio.sleep(ROUNDS_S)
+        assert content(disk.file).startswith(b"USER")
+        assert origin.asked == []
+        assert doubts(engine)
+
+
+async def test_a_disk_that_goes_while_it_is_hashed_is_looked_at_when_it_is_back(library: Path, disk: Disk) -> None:
+    class Unplugged(NextBoot):
+        plugged = True
+        reads = 0
+
+        def read_at(self, fd: int, length: int, offset: int) -> bytes:
+            self.reads += 1
+            if self.reads == 50:
+                disk.remove()
+                self.plugged = False
+            if not self.plugged:
+                raise OSError(errno.EIO, "unplugged")
+            return super().read_at(fd, length, offset)
+
+    files = Unplugged()
+    async with after_a_power_cut(library, disk, files, bad) as (engine, origin):
+        disk.mount()
+        await until(lambda: files.reads > 100)
+        await trio.sleep(ROUNDS_S)
+        assert (await engine.get("film")).state is State.COMPLETED
+        files.plugged = True
+        disk.mount()
+        await is_mended(engine, origin, disk)
+
+
+async def test_a_disk_with_another_number_is_mended(library: Path, disk: Disk) -> None:
+    """As disks have that were plugged in again."""
+
+    class Renumbered(NextBoot):
+        def _moved(self, info: os.stat_result) -> os.stat_result:
+            fields = list(info)
+            fields[stat.ST_DEV] += 1
+            return os.stat_result(fields, {"st_mtime_ns": info.st_mtime_ns, "st_blocks": info.st_blocks})
+
+        def stat_fd(self, fd: int) -> os.stat_result:
+            return self._moved(super().stat_fd(fd))
+
+        def stat_path(self, path: str, *, follow: bool = True) -> os.stat_result | None:
+            info = super().stat_path(path, follow=follow)
+            return None if info is None else self._moved(info)
+
+        def stat_name(self, folder_fd: int, name: str) -> os.stat_result | None:
+            info = super().stat_name(folder_fd, name)
+            return None if info is None else self._moved(info)
+
+    async with after_a_power_cut(library, disk, Renumbered(), bad) as (engine, origin):
+        disk.mount()
+        await is_mended(engine, origin, disk)
 
 
 async def test_d6_a_sync_that_fails_then_leaves_the_doubt_to_the_next_boot(library: Path, disk: Disk) -> None:
@@ -124,37 +292,78 @@ async def test_d6_a_sync_that_fails_then_leaves_the_doubt_to_the_next_boot(libra
         await until(lambda: doubts(engine) == [("film", 0, failed_mark(files.boot_id()))])
 
 
-async def test_a_file_that_cannot_be_mended_is_not_read_again_and_again(
-    library: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trouble", ["disk", "store"])
+async def test_a_file_is_not_read_again_and_again(
+    library: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    """Its chunks are hashed once more by the repair that is refused, and then by the next start."""
-    validations: list[Validation] = []
-    repair = Repairs.repair
+    """What comes to nothing is tried after pauses that double."""
 
-    async def counted(repairs: Repairs, entry_id: str) -> Validation:
-        validations.append(await repair(repairs, entry_id))
-        return validations[-1]
+    class Counting(NextBoot):
+        reads = 0
 
-    monkeypatch.setattr(Repairs, "repair", counted)
-    full = type("Full", (NextBoot,), {"free_bytes": lambda _self, _fd: 0})()
-    async with after_a_power_cut(library, disk, full, lambda path: spoil(path, 5 * CHUNK)) as (engine, _):
+        def read_at(self, fd: int, length: int, offset: int) -> bytes:
+            self.reads += is_film(fd) and offset == 0
+            if trouble == "disk" and is_film(fd):
+                raise OSError(errno.EIO, "dying")
+            return super().read_at(fd, length, offset)
+
+    def full(_store: StateStore, *_: object) -> bool:
+        raise StoreUnusable("full")
+
+    if trouble == "store":
+        monkeypatch.setattr(StateStore, "mark_synced", full)
+    files = Counting()
+    async with after_a_power_cut(library, disk, files):
         disk.mount()
-        await until(lambda: validations != [])
-        await trio.sleep(ROUNDS_S)
-        assert ["not repaired" in found.message for found in validations] == [True]
-        assert doubts(engine), "the next start looks again"
+        await until(lambda: files.reads == 1)
+        await trio.sleep(40 * CONFIG.settle_interval_s)
+        assert 2 <= files.reads <= 10
 
 
-async def test_one_that_cannot_be_fetched_again_fails_and_keeps_its_good_chunks(library: Path, disk: Disk) -> None:
-    def gone(_asked: Asked) -> Reply:
-        return Reply(status=404)
+async def test_another_file_is_synced_while_a_doubtful_one_is_hashed(library: Path, disk: Disk) -> None:
+    class Stuck(NextBoot):
+        def read_at(self, fd: int, length: int, offset: int) -> bytes:
+            if is_film(fd):
+                reads.append(offset)
+                assert go_on.wait(30)
+            return super().read_at(fd, length, offset)
 
-    async with after_a_power_cut(library, disk, harm=lambda path: spoil(path, 5 * CHUNK)) as (engine, origin):
-        origin.script = gone
+    reads: list[int] = []
+    go_on = threading.Event()
+    async with after_a_power_cut(library, disk, Stuck()) as (engine, origin):
         disk.mount()
-        await until(lambda: origin.asked != [])
-        with pytest.raises(DownloadFailed):
-            await engine.wait("film")
-        assert (await engine.get("film")).state is State.FAILED
-    (claim,) = claims(library)
-    assert claim.held_bytes == len(PAYLOAD) - CHUNK
+        await until(lambda: reads != [])
+        other = DownloadRequest(url=origin.url(), id="other", durability=Durability.RELAXED)
+        await (await engine.offline(other)).wait()
+        await until(lambda: [name for name, _, _ in doubts(engine)] == ["film"])
+        go_on.set()
+
+
+@pytest.mark.parametrize("records_only", [True, False])
+async def test_only_what_is_asked_for_runs_where_nothing_is_taken_up(
+    library: Path, disk: Disk, records_only: bool
+) -> None:
+    """``get`` of another URL, ``gc --dry-run``: as their start does it, and with nobody else's proxy."""
+    async with power_cut(library, disk, bad) as origin:
+        async with started(library, config=replace(CONFIG, records_only=records_only), resume=False) as engine:
+            disk.mount()
+            if not records_only:
+                await until(lambda: doubts(engine) == [])
+            await trio.sleep(ROUNDS_S)
+            assert bool(doubts(engine)) is records_only
+            state = (await engine.get("film")).state
+        assert state is (State.COMPLETED if records_only else State.PENDING)
+        assert origin.asked == []
+        assert os.listdir(disk.folder) == ["film.bin"]
+
+
+async def test_one_that_needs_credentials_waits_for_them(library: Path, disk: Disk) -> None:
+    headers = (("Authorization", "Bearer secret"),)
+    async with power_cut(library, disk, bad, headers) as origin, started(library) as engine:
+        disk.mount()
+        store = engine._services.store
+        await until(lambda: (entry := store.get("film")) is not None and entry.state_reason is Reason.NEEDS_CREDENTIALS)
+        assert origin.asked == []
+        request = DownloadRequest(url=origin.url(), id="film", destination=str(disk.file), headers=headers)
+        await engine.offline(request)
+        await is_mended(engine, origin, disk)
