@@ -28,7 +28,9 @@ from engine import (
 )
 from engine.control.settle import failed_mark
 from engine.errors import StoreUnusable
+from engine.store.codec import Table
 from engine.store.state_store import StateStore
+from tests.store.helpers import spoil as spoil_records
 from tests.support.library import BIG_CHUNK, CHUNK, content, payload_of, small
 from tests.support.origin import Origin, serve
 from tests.support.run import assert_complete, run
@@ -367,3 +369,39 @@ async def test_one_that_needs_credentials_waits_for_them(library: Path, disk: Di
         request = DownloadRequest(url=origin.url(), id="film", destination=str(disk.file), headers=headers)
         await engine.offline(request)
         await is_mended(engine, origin, disk)
+
+
+async def test_one_that_is_removed_while_it_is_hashed_stays_removed(library: Path, disk: Disk) -> None:
+    """And its file, which the user kept, as it is."""
+
+    class Stuck(NextBoot):
+        def read_at(self, fd: int, length: int, offset: int) -> bytes:
+            if is_film(fd) and offset == 0:
+                reads.append(offset)
+                assert go_on.wait(30)
+            return super().read_at(fd, length, offset)
+
+    reads: list[int] = []
+    go_on = threading.Event()
+    async with after_a_power_cut(library, disk, Stuck(), bad) as (engine, origin):
+        disk.mount()
+        await until(lambda: reads != [])
+        await engine.remove("film", keep_file=True)
+        go_on.set()
+        await trio.sleep(ROUNDS_S)
+        assert await engine.list() == []
+        assert origin.asked == []
+    assert disk.file.exists()
+
+
+async def test_l10_without_a_good_record_of_the_finished_file_nothing_tells_an_edit_from_a_loss(
+    library: Path, disk: Disk
+) -> None:
+    """So what differs is left as it is."""
+    async with power_cut(library, disk, bad) as origin:
+        assert spoil_records(str(library), Table.OFFLINE)
+        async with started(library) as engine:
+            disk.mount()
+            await until(lambda: doubts(engine) == [])
+            assert origin.asked == []
+    assert content(disk.file) != PAYLOAD

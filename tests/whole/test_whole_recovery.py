@@ -9,10 +9,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from engine import DownloadRequest, Durability, State, open_engine
+from engine.control.recovery import Recovery
 from engine.control.settle import failed_mark
 from engine.control.verify import Health
 from engine.errors import BadRecord
@@ -20,6 +22,7 @@ from engine.files.filesystem import FileSystem
 from engine.model.records import PartRecord
 from engine.model.states import Event
 from engine.store.state_store import StateStore
+from tests.store.helpers import add_running, commit, open_store
 from tests.support.library import BIG_CHUNK, CHUNK, SMALL, claims, content, hash_of, payload_of, small
 from tests.support.origin import Asked, Reply, plain, serve
 from tests.support.run import assert_complete, assert_failed, run
@@ -317,3 +320,23 @@ async def test_a_disk_that_is_away_at_the_start_loses_nothing(library: Path, tmp
         outcome = await run(library, request, files=NextBoot())
     assert_complete(outcome, PAYLOAD)
     assert outcome.stats.bytes_resumed == before.held_bytes
+
+
+def test_d23_suspects_of_an_older_generation_are_nobodys(library: Path) -> None:
+    """Its file is not the part's any more."""
+    store = open_store(str(library))
+    record = add_running(store)
+    store.commit_chunks([commit("a", [1])])
+    store.reset_part("a", 1, msgspec.structs.replace(record, generation=record.generation + 1))
+    store.close(clean=False)
+    files = NextBoot()
+    store = StateStore.open(str(library), SMALL, files, now=200.0)
+    try:
+        assert store.session.recheck
+        found = Recovery(store, files, 200.0).run()
+        assert [recovered.what for recovered in found] == [
+            "was running when the process ended; it continues where it was"
+        ]
+        assert store.suspects() == []
+    finally:
+        store.close()
