@@ -45,7 +45,7 @@ class Doubts:
         self._runs = runs
         self._moves = moves
         self._needs_credentials = needs_credentials
-        self._not_before: dict[tuple[str, int], tuple[float, float]] = {}  # when, and the pause before that
+        self._read: dict[str, tuple[Version, float, float]] = {}  # what was, when it may be again, and the pause
 
     async def run(self) -> None:
         """Every ``settle_interval_s``, until cancelled."""
@@ -63,29 +63,31 @@ class Doubts:
         # One file's trouble (it is away, its record damaged) is not the others': its mark stays for later.
         with suppress(EngineError, OSError):
             record = await services.work(_doubted, services.store, entry_id, part_index)
-            if record is None or not self._due(key := (entry_id, record.generation)):
+            if record is None:
                 return
             before = await services.work(_file_of, services.files, record)
-            self._pause(key)
-            found = await services.work(rehash, services.store, services.files, entry_id, record)
-            if found.theirs:
-                del self._not_before[key]  # it cost nothing
+            if not self._begins(entry_id, before):
                 return
+            found = await services.work(rehash, services.store, services.files, entry_id, record)
+            if found.elsewhere:
+                return  # the next start tells of it
             async with self._runs.alone(entry_id):
                 if await services.work(_file_of, services.files, record) != before:
                     return
                 entry = await self._carry_out(entry_id, record, found)
-            del self._not_before[key]
             if entry is not None and self._runs.credentials.missing(entry):
                 await self._needs_credentials(entry_id)
 
-    def _due(self, key: tuple[str, int]) -> bool:
-        return self._not_before.get(key, (-math.inf, 0.0))[0] <= trio.current_time()
-
-    def _pause(self, key: tuple[str, int]) -> None:
-        _, last = self._not_before.get(key, (0.0, 0.0))
-        pause = min(max(2 * last, self._services.config.settle_interval_s), PAUSE_MAX_S)
-        self._not_before[key] = trio.current_time() + pause, pause
+    def _begins(self, entry_id: str, version: Version) -> bool:
+        """Whether it is time to read this version of the file; the next time comes after twice the pause."""
+        seen, due, pause = self._read.get(entry_id, (version, -math.inf, 0.0))
+        if seen != version:
+            due, pause = -math.inf, 0.0
+        if trio.current_time() < due:
+            return False
+        pause = min(max(2 * pause, self._services.config.settle_interval_s), PAUSE_MAX_S)
+        self._read[entry_id] = version, trio.current_time() + pause, pause
+        return True
 
     async def _carry_out(self, entry_id: str, record: PartRecord, found: Rehashed) -> DownloadEntry | None:
         """Nobody else changes the entry. Returns it when it is to run again."""

@@ -21,12 +21,12 @@ from engine.transfer.setup_part import bad_chunks
 
 class Rehashed(NamedTuple):
     """``bad``: chunks that do not hash to their CV. ``synced``: what is there is on the disk by now. ``touched``: it is
-    a finished file that somebody changed. ``theirs``: another file has its name, and was not hashed."""
+    a finished file that somebody changed. ``elsewhere``: it is a file of another disk."""
 
     bad: list[int]
     synced: bool
     touched: bool = False
-    theirs: bool = False
+    elsewhere: bool = False
 
 
 def rehash(
@@ -40,12 +40,12 @@ def rehash(
     held = store.bitmap(entry_id, record.index, grid.count)
     file = _open(files, record)
     try:
-        own = (file.inode, file.version) == (record.inode, record.inode_version)
-        as_left = record.phase is not PartPhase.PUBLISHED or _as_left(store, entry_id, record, file)
-        if not own and not as_left:
-            return Rehashed([], synced=False, touched=True, theirs=True)
         bad = bad_chunks(store, files, entry_id, record, file, grid, held, indexes)
-        return Rehashed(bad, _sync(file), touched=bool(bad) and not as_left)
+        if not bad or record.phase is not PartPhase.PUBLISHED:
+            return Rehashed(bad, _sync(file))
+        own = (file.inode, file.version) == (record.inode, record.inode_version)
+        touched = not own or not _as_left(store, entry_id, record, file)
+        return Rehashed(bad, _sync(file), touched, elsewhere=not own and file.device != record.device)
     finally:
         file.close()
 
@@ -54,8 +54,8 @@ def carry_out(
     store: StateStore, entry: DownloadEntry, record: PartRecord, found: Rehashed, now: float, *, whole: bool = True
 ) -> str:
     """Put on record what hashing all chunks (``whole``) or some of them showed; returns it in words, empty when all is
-    well. The mark of another's file stays: the own one may come back with its disk, and is as doubtful as it was."""
-    if not found.theirs:
+    well. With a file of another disk the mark stays: the own one may come back, and is as doubtful as it was."""
+    if not found.elsewhere:
         if found.bad and not found.touched:
             entry = taken_back(store, entry, now)
             store.clear_chunks(entry.id, entry.epoch, record.index, [(index, 1) for index in found.bad])
