@@ -32,8 +32,8 @@ from engine.store.state_store import StateStore
 from tests.store.helpers import spoil as spoil_records
 from tests.support.library import BIG_CHUNK, CHUNK, content, payload_of, small
 from tests.support.origin import Origin, serve
-from tests.support.run import assert_complete, run
-from tests.whole.test_whole_reboot import NextBoot, spoil
+from tests.support.run import assert_complete, assert_failed, run
+from tests.whole.test_whole_reboot import NextBoot, half, spoil
 from tests.whole.test_whole_recovery import until
 
 PAYLOAD = payload_of(30 * BIG_CHUNK + 11, seed=47)
@@ -388,3 +388,14 @@ async def test_l10_without_a_good_record_of_the_finished_file_nothing_tells_an_e
             await until(lambda: doubts(engine) == [])
             assert origin.asked == []
     assert content(disk.file) != PAYLOAD
+
+
+async def test_an_unfinished_file_is_its_next_attempts_to_look_at(library: Path, disk: Disk) -> None:
+    async with serve(PAYLOAD, half) as origin:
+        request = DownloadRequest(url=origin.url(), destination=str(disk.file), durability=Durability.RELAXED)
+        assert_failed(await run(library, request, config=CONFIG), "not_found", 404)
+        disk.remove()
+        async with started(library, resume=False) as engine:
+            disk.mount()
+            await trio.sleep(ROUNDS_S)
+            assert doubts(engine)
